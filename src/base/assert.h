@@ -8,8 +8,8 @@ namespace diskengine {
 
 }  // namespace diskengine
 
-#define DE_ASSERT(expression)                                                        \
-  do {                                                                               \
-    if (!(expression)) [[unlikely]]                                                  \
-      ::diskengine::assertion_failed(#expression, __FILE__, __LINE__);               \
+#define DE_ASSERT(expression)                                          \
+  do {                                                                 \
+    if (!(expression)) [[unlikely]]                                    \
+      ::diskengine::assertion_failed(#expression, __FILE__, __LINE__); \
   } while (0)

@@ -35,8 +35,14 @@ class List {
   ~List() { DE_ASSERT(empty()); }
 
   bool empty() const noexcept { return head_.next == &head_; }
-  T& front() noexcept { DE_ASSERT(!empty()); return from(head_.next); }
-  T& back() noexcept { DE_ASSERT(!empty()); return from(head_.prev); }
+  T& front() noexcept {
+    DE_ASSERT(!empty());
+    return from(head_.next);
+  }
+  T& back() noexcept {
+    DE_ASSERT(!empty());
+    return from(head_.prev);
+  }
   void push_back(T& element) noexcept { insert(*head_.prev, element); }
   void push_front(T& element) noexcept { insert(head_, element); }
   T& pop_front() noexcept {

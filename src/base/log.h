@@ -28,9 +28,9 @@ void log_format(LogLevel level, std::string_view layer, fmt::format_string<Args.
 
 }  // namespace diskengine
 
-#define LOG_AT(level, layer, ...)                                                                    \
-  do {                                                                                               \
-    if (level >= ::diskengine::log_level()) ::diskengine::log_format(level, layer, __VA_ARGS__);     \
+#define LOG_AT(level, layer, ...)                                                                \
+  do {                                                                                           \
+    if (level >= ::diskengine::log_level()) ::diskengine::log_format(level, layer, __VA_ARGS__); \
   } while (0)
 #define LOG_DEBUG(layer, ...) LOG_AT(::diskengine::LogLevel::debug, layer, __VA_ARGS__)
 #define LOG_INFO(layer, ...) LOG_AT(::diskengine::LogLevel::info, layer, __VA_ARGS__)

@@ -1,5 +1,5 @@
-// Result<T>: a value or an Error, with the names of std::expected. Every function that can fail for a reason outside our
-// own code returns one, and the caller handles it. The hot path uses IoStatus (block/io_status.h) instead.
+// Result<T>: a value or an Error, with the names of std::expected. Every function that can fail for a reason outside
+// our own code returns one, and the caller handles it. The hot path uses IoStatus (block/io_status.h) instead.
 //
 //   Result<Config> parse(std::string_view text);
 //   Result<void> load() {
@@ -72,23 +72,38 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor)
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }
 
-  T& value() & { DE_ASSERT(has_value()); return *std::get_if<0>(&state_); }
-  const T& value() const& { DE_ASSERT(has_value()); return *std::get_if<0>(&state_); }
-  T&& value() && { DE_ASSERT(has_value()); return std::move(*std::get_if<0>(&state_)); }
+  T& value() & {
+    DE_ASSERT(has_value());
+    return *std::get_if<0>(&state_);
+  }
+  const T& value() const& {
+    DE_ASSERT(has_value());
+    return *std::get_if<0>(&state_);
+  }
+  T&& value() && {
+    DE_ASSERT(has_value());
+    return std::move(*std::get_if<0>(&state_));
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  const Error& error() const& { DE_ASSERT(!has_value()); return *std::get_if<1>(&state_); }
-  Error&& error() && { DE_ASSERT(!has_value()); return std::move(*std::get_if<1>(&state_)); }
+  const Error& error() const& {
+    DE_ASSERT(!has_value());
+    return *std::get_if<1>(&state_);
+  }
+  Error&& error() && {
+    DE_ASSERT(!has_value());
+    return std::move(*std::get_if<1>(&state_));
+  }
 
  private:
   std::variant<T, Error> state_;
@@ -106,8 +121,14 @@ class [[nodiscard]] Result<void> {
   explicit operator bool() const noexcept { return has_value(); }
   void value() const { DE_ASSERT(has_value()); }
 
-  const Error& error() const& { DE_ASSERT(!has_value()); return *std::get_if<1>(&state_); }
-  Error&& error() && { DE_ASSERT(!has_value()); return std::move(*std::get_if<1>(&state_)); }
+  const Error& error() const& {
+    DE_ASSERT(!has_value());
+    return *std::get_if<1>(&state_);
+  }
+  Error&& error() && {
+    DE_ASSERT(!has_value());
+    return std::move(*std::get_if<1>(&state_));
+  }
 
  private:
   std::variant<std::monostate, Error> state_;
@@ -119,32 +140,32 @@ class [[nodiscard]] Result<void> {
 #define DE_CONCAT(a, b) DE_CONCAT_(a, b)
 
 // Statement: evaluates a Result; on error returns the Error from the enclosing function.
-#define TRY(expression)                                                       \
-  do {                                                                        \
-    auto try_result_ = (expression);                                          \
-    if (!try_result_) [[unlikely]]                                            \
-      return std::move(try_result_).error();                                  \
+#define TRY(expression)                      \
+  do {                                       \
+    auto try_result_ = (expression);         \
+    if (!try_result_) [[unlikely]]           \
+      return std::move(try_result_).error(); \
   } while (0)
 
 // Declares `declaration` from the value of a Result, or returns its Error.
 #define TRY_ASSIGN(declaration, expression) TRY_ASSIGN_(DE_CONCAT(try_assign_, __LINE__), declaration, expression)
-#define TRY_ASSIGN_(temporary, declaration, expression)                       \
-  auto temporary = (expression);                                              \
-  if (!temporary) [[unlikely]]                                                \
-    return std::move(temporary).error();                                      \
+#define TRY_ASSIGN_(temporary, declaration, expression) \
+  auto temporary = (expression);                        \
+  if (!temporary) [[unlikely]]                          \
+    return std::move(temporary).error();                \
   declaration = std::move(temporary).value()
 
 // The same for coroutines that return Task<Result<T>>; `expression` is already a Result (co_await it into a named
 // variable first: g++ 12 mishandles temporaries across a suspension).
-#define CO_TRY(expression)                                                    \
-  do {                                                                        \
-    auto try_result_ = (expression);                                          \
-    if (!try_result_) [[unlikely]]                                            \
-      co_return std::move(try_result_).error();                               \
+#define CO_TRY(expression)                      \
+  do {                                          \
+    auto try_result_ = (expression);            \
+    if (!try_result_) [[unlikely]]              \
+      co_return std::move(try_result_).error(); \
   } while (0)
 #define CO_TRY_ASSIGN(declaration, expression) CO_TRY_ASSIGN_(DE_CONCAT(try_assign_, __LINE__), declaration, expression)
-#define CO_TRY_ASSIGN_(temporary, declaration, expression)                    \
-  auto temporary = (expression);                                              \
-  if (!temporary) [[unlikely]]                                                \
-    co_return std::move(temporary).error();                                   \
+#define CO_TRY_ASSIGN_(temporary, declaration, expression) \
+  auto temporary = (expression);                           \
+  if (!temporary) [[unlikely]]                             \
+    co_return std::move(temporary).error();                \
   declaration = std::move(temporary).value()
