@@ -1,5 +1,5 @@
 # Compiler settings shared by every target: warnings as errors, assertions always on, mold and ccache where present.
-add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror
+add_compile_options(-Wall -Wextra -Wshadow -Woverloaded-virtual -Wimplicit-fallthrough -Werror
                     -fno-omit-frame-pointer -fno-plt -march=x86-64-v2)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # g++ 12 reports these falsely in optimised coroutine frames and std::string.

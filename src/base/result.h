@@ -142,7 +142,7 @@ class [[nodiscard]] Result<void> {
 // Statement: evaluates a Result; on error returns the Error from the enclosing function.
 #define TRY(expression)                      \
   do {                                       \
-    auto try_result_ = (expression);         \
+    auto&& try_result_ = (expression);       \
     if (!try_result_) [[unlikely]]           \
       return std::move(try_result_).error(); \
   } while (0)
@@ -150,7 +150,7 @@ class [[nodiscard]] Result<void> {
 // Declares `declaration` from the value of a Result, or returns its Error.
 #define TRY_ASSIGN(declaration, expression) TRY_ASSIGN_(DE_CONCAT(try_assign_, __LINE__), declaration, expression)
 #define TRY_ASSIGN_(temporary, declaration, expression) \
-  auto temporary = (expression);                        \
+  auto&& temporary = (expression);                      \
   if (!temporary) [[unlikely]]                          \
     return std::move(temporary).error();                \
   declaration = std::move(temporary).value()
@@ -159,13 +159,13 @@ class [[nodiscard]] Result<void> {
 // variable first: g++ 12 mishandles temporaries across a suspension).
 #define CO_TRY(expression)                      \
   do {                                          \
-    auto try_result_ = (expression);            \
+    auto&& try_result_ = (expression);          \
     if (!try_result_) [[unlikely]]              \
       co_return std::move(try_result_).error(); \
   } while (0)
 #define CO_TRY_ASSIGN(declaration, expression) CO_TRY_ASSIGN_(DE_CONCAT(try_assign_, __LINE__), declaration, expression)
 #define CO_TRY_ASSIGN_(temporary, declaration, expression) \
-  auto temporary = (expression);                           \
+  auto&& temporary = (expression);                         \
   if (!temporary) [[unlikely]]                             \
     co_return std::move(temporary).error();                \
   declaration = std::move(temporary).value()

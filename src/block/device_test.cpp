@@ -1,0 +1,174 @@
+#include "block/device.h"
+
+#include <gtest/gtest.h>
+
+#include "block/registry.h"
+
+namespace diskengine {
+namespace {
+
+// Completes writes inside start(), and keeps reads until told.
+class FakeDevice final : public Device {
+ public:
+  using Device::Device;
+  using Device::set_size_blocks;
+
+  class FakeChannel final : public Channel {
+   public:
+    using Channel::Channel;
+    void release_reads() {
+      while (!reads.empty()) finish(reads.pop_front(), IoStatus::success());
+    }
+    List<Request> reads;
+
+   private:
+    void start(Request& request) noexcept override {
+      if (request.op == Op::read) {
+        reads.push_back(request);
+      } else {
+        finish(request, IoStatus::success());
+      }
+    }
+  };
+
+  Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override {
+    return std::unique_ptr<Channel>(std::make_unique<FakeChannel>(shared_from_this(), reactor));
+  }
+};
+
+DeviceInfo fake_info(std::string name) {
+  DeviceInfo info;
+  info.name = std::move(name);
+  info.size_blocks = 100;
+  info.max_transfer_blocks = 8;
+  return info;
+}
+
+struct Submission : Request {
+  Submission(Op o, uint64_t at, uint64_t count) : buffer(count * 512) {
+    piece = {buffer.data(), buffer.size()};
+    op = o;
+    lba = at;
+    blocks = count;
+    iov = {&piece, 1};
+    done = [](Request& r) noexcept { static_cast<Submission&>(r).completed = true; };
+  }
+  std::vector<char> buffer;
+  iovec piece;
+  bool completed = false;
+};
+
+class ChannelTest : public testing::Test {
+ protected:
+  Reactor reactor{{.use_ring = false}};
+  std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>(fake_info("fake"));
+  std::unique_ptr<Channel> channel = device->open_channel(reactor).value();
+};
+
+TEST_F(ChannelTest, ACompletionNeverRunsInsideSubmit) {
+  Submission write(Op::write, 0, 1);
+  channel->submit(write);
+  EXPECT_FALSE(write.completed);
+  reactor.turn();
+  EXPECT_TRUE(write.completed);
+  EXPECT_TRUE(write.status.ok());
+}
+
+TEST_F(ChannelTest, BadRequestsFailBeforeTheyReachTheDevice) {
+  const auto status_of = [&](Submission& request) {
+    channel->submit(request);
+    reactor.turn();
+    EXPECT_TRUE(request.completed);
+    return request.status.code;
+  };
+  Submission past_end(Op::write, 100, 1), across_end(Op::read, 99, 2), wraps(Op::write, UINT64_MAX, 1);
+  Submission empty(Op::write, 0, 0), too_long(Op::write, 0, 9), unmap(Op::unmap, 0, 1), short_iov(Op::write, 0, 2);
+  short_iov.piece.iov_len = 512;
+  EXPECT_EQ(status_of(past_end), IoCode::invalid);
+  EXPECT_EQ(status_of(across_end), IoCode::invalid);
+  EXPECT_EQ(status_of(wraps), IoCode::invalid);
+  EXPECT_EQ(status_of(empty), IoCode::invalid);
+  EXPECT_EQ(status_of(too_long), IoCode::invalid);
+  EXPECT_EQ(status_of(unmap), IoCode::not_supported);
+  EXPECT_EQ(status_of(short_iov), IoCode::invalid);
+}
+
+TEST_F(ChannelTest, IdleWaitersRunAfterTheLastCompletion) {
+  Submission read(Op::read, 0, 1);
+  channel->submit(read);
+  bool idle = false;
+  channel->when_idle([&] { idle = true; });
+  reactor.turn();
+  EXPECT_FALSE(idle);
+  static_cast<FakeDevice::FakeChannel&>(*channel).release_reads();
+  reactor.turn();
+  EXPECT_TRUE(idle);
+}
+
+TEST_F(ChannelTest, StatisticsAddUpOverOpenAndClosedChannels) {
+  Submission first(Op::write, 0, 2), second(Op::write, 0, 1);
+  channel->submit(first);
+  reactor.turn();
+  channel = device->open_channel(reactor).value();
+  channel->submit(second);
+  reactor.turn();
+  IoStats got;
+  device->collect_stats([&](const IoStats& stats) { got = stats; });
+  reactor.turn();
+  EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].count, 2u);
+  EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].bytes, 3u * 512);
+  EXPECT_EQ(got.latency[1].total(), 2u);
+}
+
+TEST(Device, HasOneOwnerAtATime) {
+  auto device = std::make_shared<FakeDevice>(fake_info("fake"));
+  EXPECT_TRUE(device->claim("raid_1"));
+  EXPECT_EQ(device->claim("vhost.0").error().message(), "device 'fake' is already claimed by raid_1");
+  device->release();
+  EXPECT_TRUE(device->claim("vhost.0"));
+}
+
+struct Owner final : DeviceWatcher {
+  explicit Owner(std::shared_ptr<Device> d) : device(std::move(d)) { device->watch(*this); }
+  void on_removed(Device&) override {
+    device->unwatch(*this);
+    told = true;
+  }
+  std::shared_ptr<Device> device;
+  bool told = false;
+};
+
+TEST(DeviceRegistry, NamesAliasesAndUuidsAreOneNamespace) {
+  Reactor reactor({.use_ring = false});
+  DeviceRegistry registry(reactor);
+  DeviceInfo info = fake_info("a");
+  info.aliases = {"lvs/a"};
+  info.uuid = Uuid::from_random(1, 2);
+  ASSERT_TRUE(registry.add(std::make_shared<FakeDevice>(info)));
+  EXPECT_TRUE(registry.find("lvs/a"));
+  EXPECT_TRUE(registry.find(info.uuid.to_string()));
+  EXPECT_EQ(registry.find("b").error().code(), Errc::no_device);
+  EXPECT_EQ(registry.add(std::make_shared<FakeDevice>(fake_info("lvs/a"))).error().code(), Errc::already_exists);
+}
+
+TEST(DeviceRegistry, RemovalTellsTheOwnerAndWaitsUntilItLetGo) {
+  ManualClock clock;
+  Reactor reactor({.clock = &clock, .use_ring = false});
+  DeviceRegistry registry(reactor);
+  ASSERT_TRUE(registry.add(std::make_shared<FakeDevice>(fake_info("a"))));
+  Owner owner(registry.find("a").value());
+  bool removed = false;
+  spawn<Result<void>>(registry.remove("a"), [&](Result<void> r) { removed = r.has_value(); });
+  EXPECT_TRUE(owner.told);
+  EXPECT_FALSE(registry.find("a"));
+  clock.advance_ns(5'000'000);
+  reactor.turn();
+  EXPECT_FALSE(removed);
+  owner.device.reset();
+  clock.advance_ns(5'000'000);
+  reactor.turn();
+  EXPECT_TRUE(removed);
+}
+
+}  // namespace
+}  // namespace diskengine

@@ -1,0 +1,43 @@
+#include "runtime/dma_buffer.h"
+
+#include <sys/mman.h>
+
+#include <utility>
+
+#include "base/assert.h"
+#include "base/checked.h"
+
+namespace diskengine {
+
+DmaBuffer::DmaBuffer(size_t bytes) {
+  Result<DmaBuffer> allocated = allocate(bytes);
+  DE_ASSERT(allocated.has_value());
+  *this = std::move(*allocated);
+}
+
+Result<DmaBuffer> DmaBuffer::allocate(size_t bytes) {
+  DmaBuffer buffer;
+  const size_t size = round_up(bytes, kAlignment);
+  if (size == 0) return buffer;
+  void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED)
+    return Error(Errc::no_memory, "no memory for a buffer of " + std::to_string(size) + " bytes");
+  buffer.data_ = static_cast<uint8_t*>(mapped);
+  buffer.size_ = size;
+  return buffer;
+}
+
+DmaBuffer::DmaBuffer(DmaBuffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+DmaBuffer& DmaBuffer::operator=(DmaBuffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+DmaBuffer::~DmaBuffer() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+}  // namespace diskengine
