@@ -184,7 +184,8 @@ class Tests:
     def python(self, folder, preset):
         """Runs tests/<folder>/test_*.py, each file in a process and namespaces of its own."""
         for path in sorted(glob.glob(os.path.join(ROOT, "tests", folder, "test_*.py"))):
-            part = f"{preset}.{folder}.{os.path.basename(path).removeprefix('test_').removesuffix('.py')}"
+            part = f"{folder}.{os.path.basename(path).removeprefix('test_').removesuffix('.py')}"
+            part = part if folder == "tidy" else f"{preset}.{part}"
             self.python_file(part, path, preset)
 
     def python_file(self, part, path, preset):

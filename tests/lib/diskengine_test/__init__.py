@@ -2,11 +2,27 @@
 
 from .case import TestCase
 from .deadline import scaled, wait_until
+from .guest import (
+    BLOCK_MODULES,
+    EXT4_MODULES,
+    NETWORK_MODULES,
+    NVME_TCP_MODULES,
+    NVMET_TCP_MODULES,
+    Guest,
+    GuestCommandFailed,
+)
 from .process import DataPlane, Process, ProcessFailed, program
 from .rpc import RpcClient, RpcError
 
 __all__ = [
+    "BLOCK_MODULES",
+    "EXT4_MODULES",
+    "NETWORK_MODULES",
+    "NVME_TCP_MODULES",
+    "NVMET_TCP_MODULES",
     "DataPlane",
+    "Guest",
+    "GuestCommandFailed",
     "Process",
     "ProcessFailed",
     "RpcClient",

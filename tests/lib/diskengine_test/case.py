@@ -6,6 +6,7 @@ import socket
 import tempfile
 import unittest
 
+from .guest import Guest
 from .process import DataPlane, Process, ProcessFailed
 
 
@@ -25,6 +26,7 @@ class TestCase(unittest.TestCase):
         super().setUp()
         self.directory = tempfile.mkdtemp(prefix="de-", dir="/tmp")
         self._processes = []
+        self._guests = []
         self.addCleanup(self._end)
 
     def path(self, name):
@@ -38,6 +40,21 @@ class TestCase(unittest.TestCase):
     def start(self, arguments, name, **options):
         """Starts any other program."""
         return self.track(Process(arguments, self.path(f"{name}.log"), **options))
+
+    def make_guest(self, name="guest", **options):
+        """A guest that is killed after the test; add disks and networks to it, then start() it."""
+        guest = Guest(self.directory, name, **options)
+        self._guests.append(guest)
+        return guest
+
+    def start_guest(self, name="guest", disks=(), network=False, **options):
+        """Boots a guest with these vhost-user sockets as /dev/vda, ... and waits until it takes commands."""
+        guest = self.make_guest(name, **options)
+        for disk in disks:
+            guest.add_vhost_user_disk(disk)
+        if network:
+            guest.add_user_network()
+        return guest.start()
 
     def track(self, process):
         self._processes.append(process)
@@ -58,6 +75,8 @@ class TestCase(unittest.TestCase):
 
     def _end(self):
         failures = []
+        for guest in self._guests:
+            guest.kill()
         for process in reversed(self._processes):
             try:
                 if process.exit_code() is None:
