@@ -63,7 +63,8 @@ class Results:
 
 def environment(preset):
     path = os.path.join(ROOT, "build", preset, "bin")
-    return {**os.environ, **SANITIZER_ENVIRONMENT, "DISKENGINE_BIN_DIR": path,
+    inherited = {key: value for key, value in os.environ.items() if key != "DISKENGINE_TEST_NAMESPACE"}
+    return {**inherited, **SANITIZER_ENVIRONMENT, "DISKENGINE_BIN_DIR": path,
             "DISKENGINE_TIME_SCALE": str(TIME_SCALE.get(preset, 1)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -174,7 +175,8 @@ class Tests:
             how = "took too long" if code is None else f"ended the program with {code}"
             self.results.add(f"{part}.{state['running']}", "failed", seconds, "\n".join([*state["output"], how]))
         elif code != 0 and not state["failed"]:
-            self.results.add(f"{part} ends with 0", "failed", seconds, "\n".join([*state["output"], f"exit code {code}"]))
+            output = "\n".join([*state["output"], f"exit code {code}"])
+            self.results.add(f"{part} ends with 0", "failed", seconds, output)
 
     def case(self, part, name, outcome, milliseconds, detail, state):
         state["running"] = None
@@ -225,8 +227,8 @@ class Tests:
         os.makedirs(corpus, exist_ok=True)
         seeds = os.path.join(ROOT, "fuzz", "corpus", name)
         output = []
-        arguments = [path, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
-                     f"-artifact_prefix={crashes}/{name}-", corpus, *([seeds] if os.path.isdir(seeds) else [])]
+        arguments = [path, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", corpus]
+        arguments += [f"-artifact_prefix={crashes}/{name}-", *([seeds] if os.path.isdir(seeds) else [])]
         started = time.monotonic()
         code, _ = stream(arguments, environment("fuzz"), FUZZ_SECONDS + 120, output.append)
         outcome = "passed" if code == 0 else "failed"

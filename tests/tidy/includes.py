@@ -29,7 +29,7 @@ def check_table(files):
 
 
 def check_includes(files):
-    """Every quoted include in src/ names its folder and is allowed by the table. Apps, tests and benches may use all."""
+    """Every quoted include in src/ names its folder and is allowed by the table. Apps and tests may use all."""
     table = read_table(files[TABLE])
     problems = []
     for path, text in cpp_files(files).items():

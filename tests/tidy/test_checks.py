@@ -4,6 +4,7 @@ import os
 import tempfile
 import unittest
 
+import docs
 import includes
 import tidy
 import toolchain
@@ -98,6 +99,27 @@ class Files(unittest.TestCase):
         self.assertTrue(tidy.check_machine_paths({"docs/a.md": "see /wo" + "rk/main"}))
         self.assertTrue(tidy.check_machine_paths({"a.py": '"/ho' + 'me/me/x"'}))
         self.assertEqual(tidy.check_machine_paths({"a.md": "homework/rooted"}), [])
+
+
+class Docs(unittest.TestCase):
+    MAP = "| `base` | | x |\n| `block` | base | x |\n| `raid` | base block | x |\n| `docs/` | x |\n"
+
+    def test_a_map_that_differs_from_the_table_is_found(self):
+        self.assertEqual(docs.check_map({**TABLE, "docs/map.md": self.MAP}), [])
+        self.assertTrue(docs.check_map({**TABLE, "docs/map.md": self.MAP.replace("base block", "base")}))
+        self.assertTrue(docs.check_map({**TABLE, "docs/map.md": self.MAP.replace("`base`", "`bass`")}))
+        self.assertTrue(docs.check_map({**TABLE, "docs/map.md": self.MAP, "extra/a.py": ""}))
+
+    def test_a_dead_link_is_found(self):
+        self.assertTrue(docs.check_links({"docs/a.md": "[b](b.md)"}))
+        links = "[b](b.md#x) [c](../src) [d](https://x.y)"
+        self.assertEqual(docs.check_links({"docs/a.md": links, "docs/b.md": "", "src/c": ""}), [])
+
+    def test_a_package_without_a_reason_is_found(self):
+        files = {"packages.txt": "# c\ncmake\n", "docs/dependencies.md": "| `cmake` | x |\n"}
+        self.assertEqual(docs.check_packages(files), [])
+        self.assertEqual(len(docs.check_packages({**files, "packages.txt": "cmake\nfio\n"})), 1)
+        self.assertEqual(len(docs.check_packages({**files, "packages.txt": ""})), 1)
 
 
 class Toolchain(unittest.TestCase):

@@ -2,6 +2,7 @@
 
 import unittest
 
+import docs
 import includes
 import tidy
 import toolchain
@@ -43,3 +44,12 @@ class Source(unittest.TestCase):
 
     def test_no_machine_paths(self):
         self.holds(tidy.check_machine_paths(self.files))
+
+    def test_the_map_shows_the_layers_and_folders_there_are(self):
+        self.holds(docs.check_map(self.files))
+
+    def test_links_between_pages_lead_somewhere(self):
+        self.holds(docs.check_links(self.files))
+
+    def test_every_package_is_explained(self):
+        self.holds(docs.check_packages(self.files))

@@ -63,7 +63,8 @@ class Guest(TestCase):
             [
                 "qemu-storage-daemon",
                 "--blockdev", f"driver=file,node-name=disk,filename={image},discard=unmap",
-                "--export", f"type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={socket},writable=on",
+                "--export",
+                f"type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={socket},writable=on",
             ],
             "storage-daemon",
         )  # fmt: skip
@@ -81,7 +82,8 @@ class Guest(TestCase):
         target.add_user_network(forwards=[(port, 4420)])
         target.start()
         target.run(LINUX_TARGET)
-        host = self.start_guest("host", network=True, modules=[*NETWORK_MODULES, *NVME_TCP_MODULES], programs=["nvme"])
+        modules = [*NETWORK_MODULES, *NVME_TCP_MODULES]
+        host = self.start_guest("host", network=True, modules=modules, programs=["nvme"])
         self.assertIn(NQN, host.run(f"/bin/nvme discover -t tcp -a 10.0.2.2 -s {port}"))
         host.run(f"/bin/nvme connect -t tcp -a 10.0.2.2 -s {port} -n {NQN} -i 1")
         host.run("dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=16 oflag=direct")

@@ -28,6 +28,7 @@ EXT4_MODULES = ["crc32c_generic", "ext4"]
 
 BOOT_TIMEOUT_S = 90
 COMMAND_TIMEOUT_S = 60
+HOST_ID = "6f9d1c52-0c0c-4d2a-9a67-0d6b1f0a7e11"
 QEMU = "qemu-system-x86_64"
 RECV_BYTES = 65536
 
@@ -37,7 +38,9 @@ class GuestCommandFailed(AssertionError):
 
 
 class Guest:
-    def __init__(self, directory, name="guest", modules=(), programs=(), files=None, memory_mb=512, cpus=1, qemu_args=()):
+    def __init__(
+        self, directory, name="guest", modules=(), programs=(), files=None, memory_mb=512, cpus=1, qemu_args=()
+    ):
         self.directory = directory
         self.name = name
         self.memory_mb = memory_mb
@@ -53,8 +56,8 @@ class Guest:
         self._answers = {}
         self._next_id = 1
         if "nvme" in self.programs:  # nvme-cli refuses to connect without a host identity
-            self.files.setdefault("/etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:6f9d1c52-0c0c-4d2a-9a67-0d6b1f0a7e11\n")
-            self.files.setdefault("/etc/nvme/hostid", "6f9d1c52-0c0c-4d2a-9a67-0d6b1f0a7e11\n")
+            self.files.setdefault("/etc/nvme/hostnqn", f"nqn.2014-08.org.nvmexpress:uuid:{HOST_ID}\n")
+            self.files.setdefault("/etc/nvme/hostid", f"{HOST_ID}\n")
 
     def add_vhost_user_disk(self, socket_path, queues=1, reconnect_s=1):
         """A virtio-blk disk served on a vhost-user socket; the first one is /dev/vda."""
@@ -118,7 +121,8 @@ class Guest:
 
     def wait_for(self, text, timeout_s=COMMAND_TIMEOUT_S):
         """Until the text is on the console."""
-        wait_until(lambda: self._alive() and text in self.console(), timeout_s, f"{text!r} on the console of {self.name}")
+        what = f"{text!r} on the console of {self.name}"
+        wait_until(lambda: self._alive() and text in self.console(), timeout_s, what)
 
     def begin(self, command):
         """Starts a shell command in the guest; finish() waits for it. Any number may run at once."""
@@ -199,6 +203,7 @@ class Guest:
         while key not in self._answers:
             self._alive()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name}: after {scaled(timeout_s):.0f} s still waiting for {what!r}\n{self._tail()}")
+                waited = f"{self.name}: after {scaled(timeout_s):.0f} s still waiting for {what!r}"
+                raise TimeoutError(f"{waited}\n{self._tail()}")
             self._receive(0.2)
         return self._answers.pop(key)

@@ -21,7 +21,7 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """client.call("bdev_malloc_create", num_blocks=64, block_size=512), or client.bdev_malloc_create(num_blocks=...)."""
+    """client.call("bdev_malloc_create", num_blocks=64, block_size=512), or client.bdev_malloc_create(...)."""
 
     def __init__(self, path, timeout_s=DEFAULT_TIMEOUT_S):
         self.path = path
