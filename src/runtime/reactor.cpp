@@ -302,6 +302,29 @@ void Reactor::submit(io_uring_sqe* entry, RingOp& op) noexcept {
   ++ring_ops_;
 }
 
+int Reactor::register_file(int fd) noexcept {
+  if (!options_.use_ring) return -1;
+  if (!ring_) open_ring();
+  if (!file_table_tried_) {
+    file_table_tried_ = true;
+    if (io_uring_register_files_sparse(ring_.get(), kRegisteredFilesMax) == 0)
+      for (int slot = kRegisteredFilesMax - 1; slot >= 0; --slot) free_file_slots_.push_back(slot);
+  }
+  if (free_file_slots_.empty()) return -1;
+  const int slot = free_file_slots_.back();
+  if (io_uring_register_files_update(ring_.get(), static_cast<unsigned>(slot), &fd, 1) != 1) return -1;
+  free_file_slots_.pop_back();
+  return slot;
+}
+
+void Reactor::unregister_file(int index) noexcept {
+  if (index < 0) return;
+  const int none = -1;
+  const int updated = io_uring_register_files_update(ring_.get(), static_cast<unsigned>(index), &none, 1);
+  DE_ASSERT(updated == 1);
+  free_file_slots_.push_back(index);
+}
+
 // Nothing to do for a while: put every source to sleep, then wait for whichever event comes first.
 void Reactor::block_until_event() {
   if (!cool_all()) {

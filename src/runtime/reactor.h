@@ -142,6 +142,7 @@ class Reactor {
  public:
   static constexpr unsigned kDeferredPerTurnMax = 65536;
   static constexpr unsigned kCompletionsPerTurnMax = 1024;
+  static constexpr unsigned kRegisteredFilesMax = 256;
 
   struct Options {
     std::string name = "reactor_0";
@@ -204,12 +205,19 @@ class Reactor {
   void remove(Source& source) noexcept;
   // Makes a cold source hot: an answer is expected soon.
   void heat(Source& source) noexcept;
+  // Whether it has an io_uring (Options::use_ring).
+  bool has_ring() const noexcept { return options_.use_ring; }
   // All sources of this reactor, for thread_get_pollers.
   void for_each_source(const std::function<void(const Source&)>& visit);
 
   // A submission queue entry to prepare; hand it over with submit(). Never null: a full queue is submitted first.
   io_uring_sqe* sqe() noexcept;
   void submit(io_uring_sqe* entry, RingOp& op) noexcept;
+  // Registers `fd` with the ring, so that its submissions need no look-up; the index to use with IOSQE_FIXED_FILE, or
+  // -1 when kRegisteredFilesMax are registered or the kernel refuses: submissions then use the descriptor itself.
+  int register_file(int fd) noexcept;
+  // With nothing outstanding on it.
+  void unregister_file(int index) noexcept;
   // io_uring operations submitted and not completed.
   unsigned ring_ops_in_flight() const noexcept { return ring_ops_; }
 
@@ -248,6 +256,8 @@ class Reactor {
 
   std::unique_ptr<io_uring> ring_;
   unsigned ring_ops_ = 0;
+  std::vector<int> free_file_slots_;
+  bool file_table_tried_ = false;
 
   std::atomic<Message*> inbox_{nullptr};
   std::atomic<bool> sleeping_{false};
