@@ -20,7 +20,7 @@ class RamDisk final : public Device {
  public:
   struct Options {
     std::string name;
-    Uuid uuid;
+    Uuid uuid{};
     uint32_t block_size = 512;
     uint64_t size_blocks = 0;
   };
