@@ -63,6 +63,7 @@ struct Source::Watch final : RingOp {
   Reactor& reactor;
   Source* source;
   bool in_flight = false;
+  short events = 0;  // waited for
 };
 
 // The standing read of the descriptor that post() writes to while the reactor sleeps.
@@ -373,6 +374,9 @@ bool Reactor::cool(Source& source) noexcept {
     source.last_work_ns_ = now_ns_;
     return false;
   }
+  // A poll left over from an earlier cold time does not see what became interesting since.
+  if (source.watch_ != nullptr && source.watch_->in_flight && source.watch_->events != source.events_)
+    abandon_watch(source);
   if (source.watch_ == nullptr) {
     watches_.push_back(std::make_unique<Source::Watch>(*this, &source));
     source.watch_ = watches_.back().get();
@@ -382,6 +386,7 @@ bool Reactor::cool(Source& source) noexcept {
     io_uring_prep_poll_add(entry, source.fd_, static_cast<unsigned>(source.events_));
     submit(entry, *source.watch_);
     source.watch_->in_flight = true;
+    source.watch_->events = source.events_;
   }
   make_cold(source);
   return true;
@@ -427,15 +432,19 @@ void Reactor::remove(Source& source) noexcept {
   sources_[source.index_]->index_ = source.index_;
   sources_.pop_back();
   source.reactor_ = nullptr;
-  if (Source::Watch* watch = std::exchange(source.watch_, nullptr)) {
-    watch->source = nullptr;
-    if (!watch->in_flight) {
-      release(*watch);
-    } else {
-      io_uring_sqe* entry = sqe();
-      io_uring_prep_cancel(entry, watch, 0);
-      io_uring_sqe_set_data(entry, nullptr);
-    }
+  if (source.watch_ != nullptr) abandon_watch(source);
+}
+
+// Takes the source's watch from it; the watch goes once the kernel let go of it.
+void Reactor::abandon_watch(Source& source) noexcept {
+  Source::Watch* watch = std::exchange(source.watch_, nullptr);
+  watch->source = nullptr;
+  if (!watch->in_flight) {
+    release(*watch);
+  } else {
+    io_uring_sqe* entry = sqe();
+    io_uring_prep_cancel(entry, watch, 0);
+    io_uring_sqe_set_data(entry, nullptr);
   }
 }
 

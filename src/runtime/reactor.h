@@ -241,6 +241,7 @@ class Reactor {
   void make_cold(Source& source) noexcept;
   void fill_holes() noexcept;
   void release(Source::Watch& watch) noexcept;
+  void abandon_watch(Source& source) noexcept;
   void wake() noexcept;
   void heap_up(size_t at) noexcept;
   void heap_down(size_t at) noexcept;
