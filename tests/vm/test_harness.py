@@ -3,16 +3,7 @@ server (QEMU's own storage daemon), so that a failure with our server is our ser
 
 import os
 
-from diskengine_test import (
-    BLOCK_MODULES,
-    EXT4_MODULES,
-    NETWORK_MODULES,
-    NVME_TCP_MODULES,
-    NVMET_TCP_MODULES,
-    GuestCommandFailed,
-    TestCase,
-    wait_until,
-)
+from diskengine_test import BLOCK_MODULES, EXT4_MODULES, GuestCommandFailed, TestCase, linux_nvme, wait_until
 
 FIO_VERIFY = (
     "/bin/fio --name=verify --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --size=8M"
@@ -20,17 +11,6 @@ FIO_VERIFY = (
 )
 DISK_BYTES = 64 << 20
 NQN = "nqn.2024-01.io.diskengine:harness"
-LINUX_TARGET = f"""
-set -e
-cd /sys/kernel/config/nvmet
-mkdir subsystems/{NQN} subsystems/{NQN}/namespaces/1 ports/1
-echo 1 > subsystems/{NQN}/attr_allow_any_host
-echo -n /dev/ram0 > subsystems/{NQN}/namespaces/1/device_path
-echo 1 > subsystems/{NQN}/namespaces/1/enable
-cd ports/1
-echo tcp > addr_trtype; echo ipv4 > addr_adrfam; echo 0.0.0.0 > addr_traddr; echo 4420 > addr_trsvcid
-ln -s /sys/kernel/config/nvmet/subsystems/{NQN} subsystems/
-"""
 
 
 class Guest(TestCase):
@@ -78,13 +58,12 @@ class Guest(TestCase):
 
     def test_the_linux_target_and_initiator_reach_each_other_over_the_user_network(self):
         port = self.free_port()
-        target = self.make_guest("target", modules=[*NETWORK_MODULES, *NVMET_TCP_MODULES])
-        target.add_user_network(forwards=[(port, 4420)])
+        target = self.make_guest("target", modules=linux_nvme.TARGET_MODULES)
+        target.add_user_network(forwards=[(port, linux_nvme.GUEST_PORT)])
         target.start()
-        target.run(LINUX_TARGET)
-        modules = [*NETWORK_MODULES, *NVME_TCP_MODULES]
-        host = self.start_guest("host", network=True, modules=modules, programs=["nvme"])
-        self.assertIn(NQN, host.run(f"/bin/nvme discover -t tcp -a 10.0.2.2 -s {port}"))
-        host.run(f"/bin/nvme connect -t tcp -a 10.0.2.2 -s {port} -n {NQN} -i 1")
+        linux_nvme.export_ram_disk(target, NQN)
+        host = self.start_guest("host", network=True, modules=linux_nvme.HOST_MODULES, programs=["nvme"])
+        self.assertIn(NQN, linux_nvme.discover(host, port))
+        linux_nvme.connect(host, port, NQN, "-i 1")
         host.run("dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=16 oflag=direct")
-        host.run(f"/bin/nvme disconnect -n {NQN}")
+        linux_nvme.disconnect(host, NQN)

@@ -1,5 +1,6 @@
 """What the integration and VM tests share: processes under test, a JSON-RPC client, deadlines, guests."""
 
+from . import linux_nvme
 from .case import TestCase
 from .deadline import scaled, wait_until
 from .guest import (
@@ -28,6 +29,7 @@ __all__ = [
     "RpcClient",
     "RpcError",
     "TestCase",
+    "linux_nvme",
     "program",
     "scaled",
     "wait_until",
