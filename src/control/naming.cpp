@@ -1,0 +1,54 @@
+#include "control/naming.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/crc32c.h"
+
+namespace diskengine::control {
+namespace {
+
+constexpr std::string_view kLvolPart = "lvol-";
+constexpr size_t kSerialChars = 20;
+
+bool is_plain(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+}
+
+}  // namespace
+
+std::string vhost_controller_name(int64_t volume_vm_mapping_id) { return fmt::format("vhost{}", volume_vm_mapping_id); }
+std::string raid_bdev_name(int64_t volume_id) { return fmt::format("raid_{}", volume_id); }
+std::string stand_in_name(int64_t volume_id, int64_t slot) { return fmt::format("standin_{}_{}", volume_id, slot); }
+std::string nvme_disk_name(int64_t disk_id) { return fmt::format("NvmeDisk{}", disk_id); }
+std::string nvme_disk_bdev_name(int64_t disk_id) { return nvme_disk_name(disk_id) + "n1"; }
+
+std::string replica_nqn(std::string_view lvol_uuid) { return fmt::format("{}{}{}", kNqnPrefix, kLvolPart, lvol_uuid); }
+
+std::string host_nqn(int64_t volume_vm_mapping_id, int64_t epoch) {
+  return fmt::format("{}host:{}:{}", kNqnPrefix, volume_vm_mapping_id, epoch);
+}
+
+std::string controller_name_from_nqn(std::string_view nqn) {
+  if (nqn.starts_with(kNqnPrefix)) {
+    const std::string_view own = nqn.substr(kNqnPrefix.size());
+    if (own.starts_with(kLvolPart) && std::all_of(own.begin(), own.end(), is_plain)) return std::string(own);
+  }
+  // A foreign NQN keeps its readable characters; a checksum tells apart what the replacement made equal.
+  std::string name(nqn);
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !is_plain(c); }, '_');
+  return fmt::format("{}_{:08x}", name, crc32c(nqn.data(), nqn.size()));
+}
+
+std::string base_bdev_name_from_nqn(std::string_view nqn) { return controller_name_from_nqn(nqn) + "n1"; }
+
+std::string serial_number_of(std::string_view lvol_uuid) {
+  std::string serial;
+  for (const char c : lvol_uuid)
+    if (c != '-' && serial.size() < kSerialChars) serial.push_back(c);
+  return serial;
+}
+
+}  // namespace diskengine::control

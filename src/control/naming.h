@@ -1,0 +1,39 @@
+// The names of every object in a data plane, derived from database ids so that each loop, and a person with rpc.py,
+// finds the same object without asking anyone. Pure functions; any thread.
+//
+//   vhost controller      vhost<volume_vm_mapping id>
+//   RAID bdev             raid_<volume id>
+//   replica's NQN         nqn.2026-01.io.diskengine:lvol-<lvol uuid>      (kept in volume_lvol_mapping)
+//   NVMe controller       lvol-<lvol uuid>                                controller_name_from_nqn(nqn)
+//   base bdev             lvol-<lvol uuid>n1                              base_bdev_name_from_nqn(nqn)
+//   lvol bdev             <lvol uuid>
+//   physical controller   NvmeDisk<disk id>, its bdev NvmeDisk<disk id>n1
+//   host NQN              nqn.2026-01.io.diskengine:host:<volume_vm_mapping id>:<epoch>
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace diskengine::control {
+
+inline constexpr std::string_view kNqnPrefix = "nqn.2026-01.io.diskengine:";
+
+std::string vhost_controller_name(int64_t volume_vm_mapping_id);
+std::string raid_bdev_name(int64_t volume_id);
+// Holds the place of a replica that is away while a mirror is put together without it.
+std::string stand_in_name(int64_t volume_id, int64_t slot);
+std::string nvme_disk_name(int64_t disk_id);
+std::string nvme_disk_bdev_name(int64_t disk_id);
+std::string replica_nqn(std::string_view lvol_uuid);
+std::string host_nqn(int64_t volume_vm_mapping_id, int64_t epoch);
+
+// The initiator's controller for a replica. Different NQNs give different names, ours and foreign ones alike.
+std::string controller_name_from_nqn(std::string_view nqn);
+// Namespace 1 of that controller: the bdev the mirror is built on.
+std::string base_bdev_name_from_nqn(std::string_view nqn);
+
+// The serial number a replica's subsystem shows, at most 20 characters as NVMe has it.
+std::string serial_number_of(std::string_view lvol_uuid);
+
+}  // namespace diskengine::control

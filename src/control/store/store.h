@@ -1,0 +1,95 @@
+// The control plane's state: typed reads and writes over a SQL connection. Thread-safe: one lock around one connection,
+// held for one transaction and never across a call to a data plane. Several processes may share one database.
+//
+// Every change of an object's state is also an event, in the same transaction; every change that a person asked for is
+// an operation, done once its object is ready (or gone).
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "control/environment.h"
+#include "control/model.h"
+#include "control/store/sql.h"
+
+namespace diskengine::control {
+
+struct NewVolume {
+  std::string name;
+  int64_t size_bytes = 0;
+  int64_t block_size = 512;
+  std::vector<int64_t> disk_ids;  // one replica on each
+};
+
+struct NewAttachment {
+  int64_t volume_id = 0;
+  int64_t node_id = 0;
+  int64_t expected_epoch = 0;  // the volume's epoch the caller decided on
+};
+
+struct InSyncChange {
+  int64_t volume_id = 0;
+  int64_t epoch = 0;
+  std::vector<int64_t> expected;
+  std::vector<int64_t> next;  // never empty
+};
+
+class Store {
+ public:
+  // Brings the schema up to date. `environment` outlives the store.
+  static Result<std::unique_ptr<Store>> open(std::unique_ptr<SqlConnection> connection, Environment& environment);
+  ~Store();
+
+  // --- reads
+  Result<Graph> load_graph();
+  // The newest first, at most `limit`.
+  Result<std::vector<Event>> events(int64_t limit);
+  Result<std::vector<Operation>> operations(int64_t limit);
+
+  // --- what people ask for
+  // Adds the node, or gives the one of that name its new addresses; the role of a node never changes.
+  Result<int64_t> put_node(const Node& node);
+  Result<int64_t> add_disk(const Disk& disk);
+  // The volume, its lvols and their mapping in one transaction; all replicas start in sync (they are empty).
+  Result<int64_t> create_volume(const NewVolume& volume);
+  // Compare-and-set of the volume's (epoch, writer); `conflict` when the epoch moved or it is attached.
+  Result<int64_t> create_attachment(const NewAttachment& attachment);
+  // The loops take the object apart; the row goes when nothing of it is left. Asking twice is no error.
+  Result<void> request_delete_volume(int64_t volume_id);
+  Result<void> request_delete_attachment(int64_t attachment_id);
+
+  // --- what the loops found. Rows that are gone meanwhile are no error.
+  // True if it differed from what was recorded. A reason alone that changes (progress) makes no event.
+  Result<bool> set_status(Kind kind, int64_t id, const Status& status);
+  Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
+  Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
+  Result<void> set_provisioned(int64_t lvol_id);
+  Result<void> set_admitted_host(int64_t replica_id, const std::string& host_nqn);
+  Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
+  // Compare-and-set; false when the epoch or the set was no longer the expected one.
+  Result<bool> change_in_sync(const InSyncChange& change);
+  // The attachment's row, and the volume's writer if it was this one.
+  Result<void> remove_attachment(int64_t attachment_id);
+  // The lvol's row, its mapping, and the volume's row after its last replica.
+  Result<void> remove_lvol(int64_t lvol_id);
+
+ private:
+  Store(std::unique_ptr<SqlConnection> connection, Environment& environment);
+
+  Result<int64_t> next_id(std::string_view table);
+  Result<void> add_event(Kind kind, int64_t id, const std::string& object_name, const Status& status);
+  Result<void> add_operation(std::string_view what, Kind kind, int64_t id, const std::string& object_name);
+  Result<void> finish_operations(Kind kind, int64_t id);
+  Result<std::string> object_name(Kind kind, int64_t id);
+  Result<void> add_replica(const NewVolume& volume, int64_t volume_id, size_t slot, int64_t* replica_id);
+  Result<void> remove_volume_if_empty(int64_t volume_id);
+
+  std::mutex mutex_;
+  std::unique_ptr<SqlConnection> connection_;
+  Environment& environment_;
+};
+
+}  // namespace diskengine::control

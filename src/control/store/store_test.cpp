@@ -1,0 +1,221 @@
+#include "control/store/store.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "control/store/migrations.h"
+#include "control/store/rows.h"
+#include "control/store/sqlite.h"
+#include "control/testing/test_environment.h"
+
+namespace diskengine::control {
+namespace {
+
+class StoreTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = std::filesystem::temp_directory_path() / ("store-test-" + std::to_string(::getpid()));
+    std::filesystem::remove_all(directory_);
+    std::filesystem::create_directories(directory_);
+    store_ = reopen();
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::string path() const { return directory_ / "test.db"; }
+
+  std::unique_ptr<Store> reopen() {
+    auto connection = open_sqlite(path());
+    EXPECT_TRUE(connection) << connection.error().message();
+    auto store = Store::open(std::move(*connection), environment_);
+    EXPECT_TRUE(store) << store.error().message();
+    return std::move(*store);
+  }
+
+  Node storage_node(const std::string& name) {
+    Node node;
+    node.name = name;
+    node.role = kRoleStorage;
+    node.rpc_socket = "/tmp/" + name + ".sock";
+    node.address = "127.0.0.1";
+    node.port = 4420;
+    return node;
+  }
+
+  // Two storage nodes with a disk each, a compute node, a volume; returns the volume's id.
+  int64_t make_volume(const std::string& name = "v") {
+    std::vector<int64_t> disks;
+    for (const char* node_name : {"s1", "s2"}) {
+      const int64_t node = store_->put_node(storage_node(node_name)).value();
+      Disk disk;
+      disk.node_id = node;
+      disk.kind = "dir";
+      disk.path = "/d";
+      disks.push_back(store_->add_disk(disk).value());
+    }
+    Node compute;
+    compute.name = "c1";
+    compute.role = kRoleCompute;
+    compute.vhost_dir = "/vhost";
+    compute_ = store_->put_node(compute).value();
+    return store_->create_volume({.name = name, .size_bytes = 1 << 20, .block_size = 512, .disk_ids = disks}).value();
+  }
+
+  TestEnvironment environment_;
+  std::filesystem::path directory_;
+  std::unique_ptr<Store> store_;
+  int64_t compute_ = 0;
+};
+
+TEST_F(StoreTest, a_volume_is_there_with_its_replicas_after_the_process_starts_again) {
+  const int64_t id = make_volume();
+  store_ = reopen();
+  const Graph graph = store_->load_graph().value();
+  const Volume* volume = graph.volume_named("v");
+  ASSERT_NE(volume, nullptr);
+  EXPECT_EQ(volume->id, id);
+  const auto replicas = graph.replicas_of(id);
+  ASSERT_EQ(replicas.size(), 2u);
+  EXPECT_EQ(volume->in_sync, (std::vector<int64_t>{replicas[0]->id, replicas[1]->id}));
+  EXPECT_NE(graph.node_of(*replicas[0]), graph.node_of(*replicas[1]));
+  EXPECT_EQ(graph.promised_bytes(graph.disks[0].id), 1 << 20);
+}
+
+TEST_F(StoreTest, a_name_that_is_taken_is_refused_and_changes_nothing) {
+  make_volume();
+  const auto again = store_->create_volume({.name = "v", .size_bytes = 1, .block_size = 512, .disk_ids = {1, 2}});
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code(), Errc::already_exists);
+  EXPECT_EQ(store_->load_graph()->lvols.size(), 2u);
+}
+
+TEST_F(StoreTest, attaching_takes_the_next_epoch_and_only_one_of_two_callers_wins) {
+  const int64_t volume = make_volume();
+  const auto first = store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0});
+  ASSERT_TRUE(first);
+  const auto second = store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0});
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), Errc::conflict);
+  const Graph graph = store_->load_graph().value();
+  EXPECT_EQ(graph.volume(volume)->epoch, 1);
+  EXPECT_EQ(graph.volume(volume)->writer, *first);
+  EXPECT_EQ(graph.attachment(*first)->socket_path, "/vhost/vhost" + std::to_string(*first));
+}
+
+TEST_F(StoreTest, ids_are_never_used_twice) {
+  const int64_t volume = make_volume();
+  const int64_t first =
+      store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}).value();
+  ASSERT_TRUE(store_->remove_attachment(first));
+  const int64_t second =
+      store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 1}).value();
+  EXPECT_GT(second, first);
+}
+
+TEST_F(StoreTest, in_sync_changes_only_from_the_expected_set_in_the_expected_epoch) {
+  const int64_t volume = make_volume();
+  const std::vector<int64_t> both = store_->load_graph()->volume(volume)->in_sync;
+  const std::vector<int64_t> one = {both[0]};
+  EXPECT_FALSE(*store_->change_in_sync({.volume_id = volume, .epoch = 7, .expected = both, .next = one}));
+  EXPECT_FALSE(*store_->change_in_sync({.volume_id = volume, .epoch = 0, .expected = one, .next = both}));
+  EXPECT_TRUE(*store_->change_in_sync({.volume_id = volume, .epoch = 0, .expected = both, .next = one}));
+  EXPECT_EQ(store_->load_graph()->volume(volume)->in_sync, one);
+}
+
+TEST_F(StoreTest, an_attached_volume_is_not_deleted) {
+  const int64_t volume = make_volume();
+  ASSERT_TRUE(store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}));
+  const auto refused = store_->request_delete_volume(volume);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::conflict);
+  EXPECT_TRUE(store_->load_graph()->volume(volume)->wanted);
+}
+
+TEST_F(StoreTest, a_volume_goes_with_its_last_lvol) {
+  const int64_t volume = make_volume();
+  ASSERT_TRUE(store_->request_delete_volume(volume));
+  ASSERT_TRUE(store_->request_delete_volume(volume)) << "asking twice is no error";
+  const Graph graph = store_->load_graph().value();
+  ASSERT_TRUE(store_->remove_lvol(graph.lvols[0].id));
+  EXPECT_NE(store_->load_graph()->volume(volume), nullptr);
+  ASSERT_TRUE(store_->remove_lvol(graph.lvols[1].id));
+  const Graph after = store_->load_graph().value();
+  EXPECT_EQ(after.volume(volume), nullptr);
+  EXPECT_TRUE(after.replicas.empty());
+  EXPECT_EQ(store_->operations(1)->at(0).state, "done");
+}
+
+TEST_F(StoreTest, a_new_state_is_an_event_and_a_new_reason_alone_is_not) {
+  const int64_t volume = make_volume();
+  EXPECT_TRUE(*store_->set_status(Kind::volume, volume, {"working", "1 %"}));
+  const int64_t events = store_->events(100)->at(0).id;
+  EXPECT_TRUE(*store_->set_status(Kind::volume, volume, {"working", "2 %"}));
+  EXPECT_FALSE(*store_->set_status(Kind::volume, volume, {"working", "2 %"}));
+  EXPECT_EQ(store_->events(100)->at(0).id, events);
+  EXPECT_EQ(store_->load_graph()->volume(volume)->status.reason, "2 %");
+  EXPECT_TRUE(*store_->set_status(Kind::volume, volume, {"ready", ""}));
+  EXPECT_EQ(store_->events(1)->at(0).state, "ready");
+  EXPECT_EQ(store_->events(1)->at(0).object_name, "v");
+}
+
+TEST_F(StoreTest, a_state_for_an_object_that_is_gone_is_no_error) {
+  EXPECT_FALSE(*store_->set_status(Kind::volume, 99, {"ready", ""}));
+}
+
+TEST_F(StoreTest, a_node_gets_new_addresses_and_keeps_its_id_but_never_another_role) {
+  const int64_t id = store_->put_node(storage_node("s1")).value();
+  Node moved = storage_node("s1");
+  moved.address = "127.0.0.9";
+  EXPECT_EQ(store_->put_node(moved).value(), id);
+  EXPECT_EQ(store_->load_graph()->node(id)->address, "127.0.0.9");
+  moved.role = kRoleCompute;
+  const auto refused = store_->put_node(moved);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::conflict);
+}
+
+TEST_F(StoreTest, two_processes_see_each_others_changes) {
+  const auto other = reopen();
+  const int64_t volume = make_volume();
+  EXPECT_NE(other->load_graph()->volume(volume), nullptr);
+}
+
+TEST_F(StoreTest, migrating_twice_changes_nothing) {
+  make_volume();
+  auto connection = open_sqlite(path());
+  ASSERT_TRUE(connection);
+  ASSERT_TRUE(migrate(**connection, 1));
+  const auto rows = (*connection)->query("SELECT COUNT(*) FROM schema_migrations", {});
+  EXPECT_EQ(rows->at(0).integer(0), static_cast<int64_t>(migrations().size()));
+  EXPECT_EQ(store_->load_graph()->volumes.size(), 1u);
+}
+
+TEST_F(StoreTest, a_database_from_a_newer_program_is_refused) {
+  auto connection = open_sqlite(path());
+  ASSERT_TRUE(connection);
+  ASSERT_TRUE(
+      (*connection)->execute("INSERT INTO schema_migrations (version, name, applied_ms) VALUES (99, 'x', 0)", {}));
+  const auto refused = migrate(**connection, 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::not_supported);
+}
+
+TEST_F(StoreTest, a_database_that_cannot_be_opened_says_what_to_check) {
+  const auto refused = open_sqlite(directory_ / "no" / "such" / "dir.db");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("check that its directory exists"), std::string::npos);
+}
+
+TEST(Migrations, are_numbered_without_gaps) {
+  int64_t expected = 1;
+  for (const Migration& step : migrations()) EXPECT_EQ(step.version, expected++);
+}
+
+TEST(Rows, lists_of_ids_come_back_as_they_went) {
+  for (const std::vector<int64_t>& ids : {std::vector<int64_t>{}, {1}, {12, 3, 900}})
+    EXPECT_EQ(ids_from_text(text_from_ids(ids)), ids);
+  EXPECT_EQ(ids_from_text("1,2,x"), (std::vector<int64_t>{1, 2}));
+}
+
+}  // namespace
+}  // namespace diskengine::control
