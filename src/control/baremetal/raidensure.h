@@ -1,0 +1,44 @@
+// ensure_raid: an attached volume has its RAID1 bdev raid_<volume id> over the base bdevs of its replicas, and a volume
+// that is not attached has none.
+//
+// Only replicas that the database calls in sync are put together; the others come in by rebuild (run_health_iteration).
+// An in-sync replica that stays away longer than the grace leaves `in_sync` in the database first, by compare-and-set,
+// and only then the mirror starts without it. RAID1 without a superblock cannot be created with a place free, so a
+// stand-in bdev holds the place for a moment and is taken out before anyone reads or writes.
+//
+// Runs on the thread of its node's loops.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "control/baremetal/attachment_wish.h"
+#include "control/loop.h"
+
+namespace diskengine::control {
+
+enum class RaidStep { none, exclude_missing, create_stand_in, create, remove_stand_in, delete_stand_in, delete_raid };
+
+struct RaidPlan {
+  RaidStep step = RaidStep::none;
+  bool online = false;            // whole enough for a vhost controller
+  std::string bdev;               // the stand-in of a stand-in step
+  std::vector<std::string> legs;  // of create
+  std::vector<int64_t> in_sync;   // of exclude_missing: what remains
+  Status status;                  // to record when no step is taken and it is not online
+
+  bool operator==(const RaidPlan&) const = default;
+};
+
+// `waited_ms`: for how long an in-sync replica has been missing.
+RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t waited_ms, const LoopLimits& limits);
+
+struct RaidOutcome {
+  int steps = 0;
+  bool online = false;
+};
+Result<RaidOutcome> ensure_raid(LoopContext& context, const AttachmentWish& wish, const ComputeView& view,
+                                const std::string& connection_trouble);
+
+}  // namespace diskengine::control

@@ -1,0 +1,128 @@
+#include "control/dataplane/data_plane.h"
+
+#include <boost/json.hpp>
+
+namespace diskengine::control {
+namespace {
+
+namespace json = boost::json;
+
+json::object tcp_address(const std::string& address, int64_t port) {
+  const bool is_v6 = address.find(':') != std::string::npos;
+  return {
+      {"trtype", "TCP"}, {"adrfam", is_v6 ? "IPv6" : "IPv4"}, {"traddr", address}, {"trsvcid", std::to_string(port)}};
+}
+
+}  // namespace
+
+DataPlane::DataPlane(client::JsonRpcClient rpc) : rpc_(std::move(rpc)) {}
+
+Result<void> DataPlane::change(const char* method, const json::object& params) {
+  TRY(rpc_.call(method, params));
+  return {};
+}
+
+Result<void> DataPlane::create_file_bdev(const FileBdev& bdev) {
+  const json::object params{{"filename", bdev.filename}, {"name", bdev.name}, {"block_size", bdev.block_size}};
+  Result<void> created = change("bdev_uring_create", params);
+  if (!created && created.error().code() == Errc::not_supported) return change("bdev_aio_create", params);
+  return created;
+}
+
+Result<void> DataPlane::delete_file_bdev(const BdevView& bdev) {
+  const bool is_aio = bdev.product_name.find("AIO") != std::string::npos;
+  return change(is_aio ? "bdev_aio_delete" : "bdev_uring_delete", {{"name", bdev.name}});
+}
+
+Result<void> DataPlane::create_tcp_transport() { return change("nvmf_create_transport", {{"trtype", "TCP"}}); }
+
+Result<void> DataPlane::create_subsystem(const std::string& nqn, const std::string& serial_number) {
+  return change(
+      "nvmf_create_subsystem",
+      {{"nqn", nqn}, {"serial_number", serial_number}, {"model_number", "diskengine"}, {"allow_any_host", false}});
+}
+
+Result<void> DataPlane::delete_subsystem(const std::string& nqn) {
+  return change("nvmf_delete_subsystem", {{"nqn", nqn}});
+}
+
+Result<void> DataPlane::add_namespace(const NamespaceSpec& spec) {
+  const json::object ns{{"bdev_name", spec.bdev_name}, {"nsid", 1}, {"uuid", spec.uuid}};
+  return change("nvmf_subsystem_add_ns", {{"nqn", spec.nqn}, {"namespace", ns}});
+}
+
+Result<void> DataPlane::remove_namespace(const std::string& nqn, int64_t nsid) {
+  return change("nvmf_subsystem_remove_ns", {{"nqn", nqn}, {"nsid", nsid}});
+}
+
+Result<void> DataPlane::add_listener(const ListenerSpec& spec) {
+  return change("nvmf_subsystem_add_listener",
+                {{"nqn", spec.nqn}, {"listen_address", tcp_address(spec.address, spec.port)}});
+}
+
+Result<void> DataPlane::disallow_any_host(const std::string& nqn) {
+  return change("nvmf_subsystem_allow_any_host", {{"nqn", nqn}, {"allow_any_host", false}});
+}
+
+Result<void> DataPlane::admit_host(const std::string& nqn, const std::string& host) {
+  return change("nvmf_subsystem_add_host", {{"nqn", nqn}, {"host", host}});
+}
+
+Result<void> DataPlane::remove_host(const std::string& nqn, const std::string& host) {
+  return change("nvmf_subsystem_remove_host", {{"nqn", nqn}, {"host", host}});
+}
+
+Result<void> DataPlane::attach_controller(const ControllerSpec& spec) {
+  json::object params = tcp_address(spec.address, spec.port);
+  params["name"] = spec.name;
+  params["subnqn"] = spec.subnqn;
+  params["hostnqn"] = spec.hostnqn;
+  params["ctrlr_loss_timeout_sec"] = spec.ctrlr_loss_timeout_s;
+  params["reconnect_delay_sec"] = spec.reconnect_delay_s;
+  params["fast_io_fail_timeout_sec"] = spec.fast_io_fail_timeout_s;
+  return change("bdev_nvme_attach_controller", params);
+}
+
+Result<void> DataPlane::detach_controller(const std::string& name) {
+  return change("bdev_nvme_detach_controller", {{"name", name}});
+}
+
+Result<void> DataPlane::create_raid1(const std::string& name, const std::vector<std::string>& legs) {
+  return change("bdev_raid_create", {{"name", name},
+                                     {"raid_level", "raid1"},
+                                     {"superblock", false},
+                                     {"base_bdevs", json::array(legs.begin(), legs.end())}});
+}
+
+Result<void> DataPlane::delete_raid(const std::string& name) { return change("bdev_raid_delete", {{"name", name}}); }
+
+Result<void> DataPlane::add_leg(const std::string& raid, const std::string& bdev) {
+  return change("bdev_raid_add_base_bdev", {{"raid_bdev", raid}, {"base_bdev", bdev}});
+}
+
+Result<void> DataPlane::remove_leg(const std::string& bdev) {
+  return change("bdev_raid_remove_base_bdev", {{"name", bdev}});
+}
+
+Result<void> DataPlane::create_stand_in(const StandInSpec& spec) {
+  const json::object params{{"name", spec.name}, {"num_blocks", spec.num_blocks}, {"block_size", spec.block_size}};
+  Result<void> created = change("bdev_null_create", params);
+  if (!created && created.error().code() == Errc::not_supported) return change("bdev_malloc_create", params);
+  return created;
+}
+
+Result<void> DataPlane::delete_stand_in(const std::string& name) {
+  Result<void> deleted = change("bdev_null_delete", {{"name", name}});
+  if (!deleted && deleted.error().code() == Errc::not_supported) return change("bdev_malloc_delete", {{"name", name}});
+  return deleted;
+}
+
+Result<void> DataPlane::create_vhost(const std::string& name, const std::string& bdev) {
+  return change("vhost_create_blk_controller", {{"ctrlr", name}, {"dev_name", bdev}});
+}
+
+Result<void> DataPlane::delete_vhost(const std::string& name) {
+  return change("vhost_delete_controller", {{"ctrlr", name}});
+}
+
+}  // namespace diskengine::control

@@ -1,0 +1,98 @@
+// One node's data plane as the loops drive it: SPDK's JSON-RPC methods, typed. Works on diskengine-io and on an
+// unmodified spdk_tgt. Blocking; one thread at a time; owns its connection.
+//
+// Observers return what is there now. Changers ask for one thing and return the data plane's own error, with the method
+// and the socket in the message.
+#pragma once
+
+#include <boost/json/fwd.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "client/jsonrpc.h"
+#include "control/dataplane/views.h"
+
+namespace diskengine::control {
+
+struct FileBdev {
+  std::string filename;
+  std::string name;
+  int64_t block_size = 512;
+};
+
+struct NamespaceSpec {
+  std::string nqn;
+  std::string bdev_name;
+  std::string uuid;
+};
+
+struct ListenerSpec {
+  std::string nqn;
+  std::string address;
+  int64_t port = 0;
+};
+
+struct ControllerSpec {
+  std::string name;
+  std::string address;
+  int64_t port = 0;
+  std::string subnqn;
+  std::string hostnqn;
+  int64_t ctrlr_loss_timeout_s = 0;
+  int64_t reconnect_delay_s = 0;
+  int64_t fast_io_fail_timeout_s = 0;
+};
+
+struct StandInSpec {
+  std::string name;
+  int64_t num_blocks = 0;
+  int64_t block_size = 512;
+};
+
+class DataPlane {
+ public:
+  explicit DataPlane(client::JsonRpcClient rpc);
+
+  // --- observe
+  Result<std::string> version();
+  Result<TargetView> observe_target();
+  Result<ComputeView> observe_compute();
+
+  // --- storage node
+  // By io_uring, or by bdev_aio_create where the data plane has no bdev_uring_create.
+  Result<void> create_file_bdev(const FileBdev& bdev);
+  Result<void> delete_file_bdev(const BdevView& bdev);
+  Result<void> create_tcp_transport();
+  // Admits no host until told to.
+  Result<void> create_subsystem(const std::string& nqn, const std::string& serial_number);
+  Result<void> delete_subsystem(const std::string& nqn);
+  Result<void> add_namespace(const NamespaceSpec& spec);
+  Result<void> remove_namespace(const std::string& nqn, int64_t nsid);
+  Result<void> add_listener(const ListenerSpec& spec);
+  Result<void> disallow_any_host(const std::string& nqn);
+  Result<void> admit_host(const std::string& nqn, const std::string& host);
+  Result<void> remove_host(const std::string& nqn, const std::string& host);
+
+  // --- compute node
+  Result<void> attach_controller(const ControllerSpec& spec);
+  Result<void> detach_controller(const std::string& name);
+  Result<void> create_raid1(const std::string& name, const std::vector<std::string>& legs);
+  Result<void> delete_raid(const std::string& name);
+  Result<void> add_leg(const std::string& raid, const std::string& bdev);
+  Result<void> remove_leg(const std::string& bdev);
+  // A bdev that holds a place in a mirror for a moment: null where the data plane has it, else RAM.
+  Result<void> create_stand_in(const StandInSpec& spec);
+  Result<void> delete_stand_in(const std::string& name);
+  Result<void> create_vhost(const std::string& name, const std::string& bdev);
+  Result<void> delete_vhost(const std::string& name);
+
+ private:
+  Result<void> change(const char* method, const boost::json::object& params);
+  Result<std::vector<BdevView>> bdevs();
+
+  client::JsonRpcClient rpc_;
+};
+
+}  // namespace diskengine::control

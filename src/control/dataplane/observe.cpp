@@ -1,0 +1,110 @@
+#include "control/dataplane/data_plane.h"
+#include "control/dataplane/json_read.h"
+
+namespace diskengine::control {
+namespace {
+
+namespace json = boost::json;
+using namespace json_read;
+
+SubsystemView subsystem_of(const json::value& value) {
+  SubsystemView view;
+  view.nqn = text(value, "nqn");
+  view.allow_any_host = boolean(value, "allow_any_host");
+  for_each(member(value, "namespaces"), [&](const json::value& ns) {
+    view.namespaces.push_back({.nsid = integer(ns, "nsid"), .bdev_name = text(ns, "bdev_name")});
+  });
+  for_each(member(value, "listen_addresses"), [&](const json::value& address) {
+    view.listeners.push_back(
+        {.trtype = text(address, "trtype"), .traddr = text(address, "traddr"), .trsvcid = text(address, "trsvcid")});
+  });
+  for_each(member(value, "hosts"), [&](const json::value& host) { view.hosts.push_back(text(host, "nqn")); });
+  return view;
+}
+
+ControllerView controller_of(const json::value& value) {
+  ControllerView view;
+  view.name = text(value, "name");
+  // One controller has one path in a first cut; with several the first one that works speaks for all.
+  for_each(member(value, "ctrlrs"), [&](const json::value& path) {
+    if (view.state == "enabled") return;
+    view.state = text(path, "state");
+    if (const json::value* trid = member(path, "trid")) {
+      view.traddr = text(*trid, "traddr");
+      view.trsvcid = text(*trid, "trsvcid");
+      view.subnqn = text(*trid, "subnqn");
+    }
+    if (const json::value* host = member(path, "host")) view.hostnqn = text(*host, "nqn");
+  });
+  return view;
+}
+
+RaidView raid_of(const json::value& value) {
+  RaidView view;
+  view.name = text(value, "name");
+  view.state = text(value, "state");
+  for_each(member(value, "base_bdevs_list"), [&](const json::value& leg) {
+    view.legs.push_back({.name = text(leg, "name"), .configured = boolean(leg, "is_configured")});
+  });
+  if (const json::value* process = member(value, "process")) {
+    view.process_type = text(*process, "type");
+    view.process_target = text(*process, "target");
+    if (const json::value* progress = member(*process, "progress"))
+      view.process_percent = integer(*progress, "percent");
+  }
+  return view;
+}
+
+VhostView vhost_of(const json::value& value) {
+  VhostView view;
+  view.name = text(value, "ctrlr");
+  view.socket = text(value, "socket");
+  const json::value* backend = member(value, "backend_specific");
+  const json::value* block = backend != nullptr ? member(*backend, "block") : nullptr;
+  if (block != nullptr && member(*block, "bdev") != nullptr) view.bdev_name = text(*block, "bdev");
+  return view;
+}
+
+}  // namespace
+
+Result<std::string> DataPlane::version() {
+  TRY_ASSIGN(const json::value answer, rpc_.call("spdk_get_version", nullptr));
+  return text(answer, "version");
+}
+
+Result<std::vector<BdevView>> DataPlane::bdevs() {
+  TRY_ASSIGN(const json::value answer, rpc_.call("bdev_get_bdevs", nullptr));
+  std::vector<BdevView> views;
+  for_each(&answer, [&](const json::value& bdev) {
+    views.push_back({.name = text(bdev, "name"),
+                     .uuid = text(bdev, "uuid"),
+                     .product_name = text(bdev, "product_name"),
+                     .num_blocks = integer(bdev, "num_blocks"),
+                     .block_size = integer(bdev, "block_size")});
+  });
+  return views;
+}
+
+Result<TargetView> DataPlane::observe_target() {
+  TargetView view;
+  TRY_ASSIGN(view.bdevs, bdevs());
+  TRY_ASSIGN(const json::value transports, rpc_.call("nvmf_get_transports", nullptr));
+  for_each(&transports, [&](const json::value& transport) { view.transports.push_back(text(transport, "trtype")); });
+  TRY_ASSIGN(const json::value subsystems, rpc_.call("nvmf_get_subsystems", nullptr));
+  for_each(&subsystems, [&](const json::value& subsystem) { view.subsystems.push_back(subsystem_of(subsystem)); });
+  return view;
+}
+
+Result<ComputeView> DataPlane::observe_compute() {
+  ComputeView view;
+  TRY_ASSIGN(view.bdevs, bdevs());
+  TRY_ASSIGN(const json::value controllers, rpc_.call("bdev_nvme_get_controllers", nullptr));
+  for_each(&controllers, [&](const json::value& entry) { view.controllers.push_back(controller_of(entry)); });
+  TRY_ASSIGN(const json::value raids, rpc_.call("bdev_raid_get_bdevs", json::object{{"category", "all"}}));
+  for_each(&raids, [&](const json::value& entry) { view.raids.push_back(raid_of(entry)); });
+  TRY_ASSIGN(const json::value vhosts, rpc_.call("vhost_get_controllers", nullptr));
+  for_each(&vhosts, [&](const json::value& entry) { view.vhosts.push_back(vhost_of(entry)); });
+  return view;
+}
+
+}  // namespace diskengine::control

@@ -1,0 +1,94 @@
+// What a data plane says it has, reduced to what the loops decide from. Values; fresh from one observation.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace diskengine::control {
+
+struct BdevView {
+  std::string name;
+  std::string uuid;
+  std::string product_name;
+  int64_t num_blocks = 0;
+  int64_t block_size = 0;
+};
+
+struct NamespaceView {
+  int64_t nsid = 0;
+  std::string bdev_name;
+};
+
+struct ListenerView {
+  std::string trtype;
+  std::string traddr;
+  std::string trsvcid;
+};
+
+struct SubsystemView {
+  std::string nqn;
+  std::vector<NamespaceView> namespaces;
+  std::vector<ListenerView> listeners;
+  std::vector<std::string> hosts;
+  bool allow_any_host = false;
+};
+
+struct ControllerView {
+  std::string name;
+  std::string state;  // "enabled" when it can do I/O
+  std::string traddr;
+  std::string trsvcid;
+  std::string subnqn;
+  std::string hostnqn;  // empty where the data plane does not tell
+};
+
+struct RaidLegView {
+  std::string name;  // empty: a free place
+  bool configured = false;
+};
+
+struct RaidView {
+  std::string name;
+  std::string state;  // online, configuring, offline
+  std::vector<RaidLegView> legs;
+  std::string process_type;    // "rebuild", or empty
+  std::string process_target;  // base bdev being filled
+  int64_t process_percent = 0;
+
+  const RaidLegView* leg(std::string_view bdev_name) const;
+};
+
+struct VhostView {
+  std::string name;
+  std::string socket;
+  std::optional<std::string> bdev_name;  // nullopt where the data plane does not tell; empty: it lost its bdev
+};
+
+// A storage node's data plane.
+struct TargetView {
+  std::vector<BdevView> bdevs;
+  std::vector<SubsystemView> subsystems;
+  std::vector<std::string> transports;  // upper case
+
+  const BdevView* bdev(std::string_view name) const;
+  const SubsystemView* subsystem(std::string_view nqn) const;
+  bool has_transport(std::string_view trtype) const;
+};
+
+// A compute node's data plane.
+struct ComputeView {
+  std::vector<BdevView> bdevs;
+  std::vector<ControllerView> controllers;
+  std::vector<RaidView> raids;
+  std::vector<VhostView> vhosts;
+
+  const BdevView* bdev(std::string_view name) const;
+  const ControllerView* controller(std::string_view name) const;
+  const RaidView* raid(std::string_view name) const;
+  const VhostView* vhost(std::string_view name) const;
+};
+
+}  // namespace diskengine::control

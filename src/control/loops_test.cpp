@@ -1,0 +1,405 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "control/naming.h"
+#include "control/node_loop.h"
+#include "control/storagenode/disk_init.h"
+#include "control/store/sqlite.h"
+#include "control/testing/fake_data_plane.h"
+#include "control/testing/test_environment.h"
+
+namespace diskengine::control {
+
+void PrintTo(const Status& status, std::ostream* out) { *out << status.state << " (" << status.reason << ")"; }
+
+namespace {
+
+constexpr int64_t kSize = 1 << 20;
+
+// Two storage nodes and a compute node over fake data planes; loops are run by hand, time moves by hand.
+class LoopsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = std::filesystem::temp_directory_path() / ("loops-test-" + std::to_string(::getpid()));
+    std::filesystem::remove_all(directory_);
+    std::filesystem::create_directories(directory_);
+    open_store();
+    for (int i = 0; i < 3; ++i) {
+      planes_.push_back(std::make_unique<FakeDataPlane>(socket(i), fabric_));
+      planes_.back()->start();
+    }
+    for (const char* name : {"s1", "s2"}) add_storage_node(name);
+    Node compute;
+    compute.name = "c1";
+    compute.role = kRoleCompute;
+    compute.rpc_socket = socket(2);
+    compute.vhost_dir = "/vhost";
+    compute_ = store_->put_node(compute).value();
+    make_loops();
+  }
+  void TearDown() override {
+    loops_.clear();
+    planes_.clear();
+    store_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  std::string socket(int index) const { return directory_ / ("rpc" + std::to_string(index)); }
+  FakeDataPlane& s1() { return *planes_[0]; }
+  FakeDataPlane& s2() { return *planes_[1]; }
+  FakeDataPlane& c1() { return *planes_[2]; }
+
+  void open_store() {
+    store_.reset();
+    auto connection = open_sqlite(directory_ / "test.db");
+    ASSERT_TRUE(connection);
+    store_ = std::move(*Store::open(std::move(*connection), environment_));
+  }
+
+  void add_storage_node(const std::string& name) {
+    const int index = name == "s1" ? 0 : 1;
+    Node node;
+    node.name = name;
+    node.role = kRoleStorage;
+    node.rpc_socket = socket(index);
+    node.address = "127.0.0." + std::to_string(index + 1);
+    node.port = 4420;
+    const int64_t id = store_->put_node(node).value();
+    Disk disk;
+    disk.node_id = id;
+    disk.kind = "dir";
+    disk.path = directory_ / name;
+    std::filesystem::create_directories(disk.path);
+    disks_.push_back(store_->add_disk(disk).value());
+  }
+
+  // What a serve process that starts does.
+  void make_loops() {
+    loops_.clear();
+    const Graph graph = store_->load_graph().value();
+    for (const Node& node : graph.nodes)
+      loops_.push_back(std::make_unique<NodeLoop>(*store_, environment_, node, LoopLimits{}));
+  }
+
+  // Rounds of all loops, a second apart.
+  void run(int rounds = 3) {
+    for (int i = 0; i < rounds; ++i) {
+      for (const auto& loop : loops_) {
+        const Result<void> ran = loop->run();
+        ASSERT_TRUE(ran) << ran.error().message();
+      }
+      environment_.pause_ms(1000);
+    }
+  }
+
+  int64_t make_volume() {
+    return store_->create_volume({.name = "v", .size_bytes = kSize, .block_size = 512, .disk_ids = disks_}).value();
+  }
+  int64_t attach(int64_t volume) {
+    const int64_t epoch = store_->load_graph()->volume(volume)->epoch;
+    return store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = epoch}).value();
+  }
+  // A volume that is attached and ready.
+  void make_ready() {
+    volume_ = make_volume();
+    run();
+    attachment_ = attach(volume_);
+    run();
+    ASSERT_EQ(attachment().status, (Status{"ready", ""}));
+  }
+
+  Graph graph() { return store_->load_graph().value(); }
+  VolumeVmMapping attachment() { return *graph().attachment(attachment_); }
+  Volume volume() { return *graph().volume(volume_); }
+  std::string everything() {
+    std::string all;
+    for (const auto& plane : planes_)
+      for (const char* method : {"bdev_get_bdevs", "nvmf_get_subsystems", "bdev_nvme_get_controllers",
+                                 "bdev_raid_get_bdevs", "vhost_get_controllers"})
+        all += plane->ask(method) + "\n";
+    return all;
+  }
+  int64_t changes() {
+    int64_t count = 0;
+    for (const auto& plane : planes_) count += static_cast<int64_t>(plane->changes().size());
+    return count;
+  }
+
+  TestEnvironment environment_;
+  std::filesystem::path directory_;
+  std::shared_ptr<FakeFabric> fabric_ = std::make_shared<FakeFabric>();
+  std::vector<std::unique_ptr<FakeDataPlane>> planes_;
+  std::unique_ptr<Store> store_;
+  std::vector<std::unique_ptr<NodeLoop>> loops_;
+  std::vector<int64_t> disks_;
+  int64_t compute_ = 0;
+  int64_t volume_ = 0;
+  int64_t attachment_ = 0;
+};
+
+TEST_F(LoopsTest, a_volume_and_its_attachment_become_ready_under_the_names_of_the_checklist) {
+  make_ready();
+  const std::string all = everything();
+  for (const VolumeLvolMapping& replica : graph().replicas) {
+    EXPECT_NE(all.find(replica.nqn), std::string::npos);
+    EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find(base_bdev_name_from_nqn(replica.nqn)), std::string::npos);
+  }
+  EXPECT_NE(c1().ask("vhost_get_controllers").find(vhost_controller_name(attachment_)), std::string::npos);
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find(raid_bdev_name(volume_)), std::string::npos);
+  EXPECT_EQ(volume().status, (Status{"ready", ""}));
+}
+
+TEST_F(LoopsTest, each_export_admits_exactly_the_current_writer) {
+  make_ready();
+  const std::string host = "\"hosts\":[{\"nqn\":\"" + host_nqn(attachment_, 1) + "\"}]";
+  EXPECT_NE(s1().ask("nvmf_get_subsystems").find(host), std::string::npos);
+  EXPECT_NE(s2().ask("nvmf_get_subsystems").find(host), std::string::npos);
+  ASSERT_TRUE(store_->request_delete_attachment(attachment_));
+  run();
+  EXPECT_NE(s1().ask("nvmf_get_subsystems").find("\"hosts\":[]"), std::string::npos);
+  attachment_ = attach(volume_);
+  run();
+  EXPECT_NE(s1().ask("nvmf_get_subsystems").find(host_nqn(attachment_, 2)), std::string::npos);
+  EXPECT_EQ(s1().ask("nvmf_get_subsystems").find(host_nqn(attachment_ - 1, 1)), std::string::npos);
+}
+
+TEST_F(LoopsTest, running_again_when_all_is_ready_changes_nothing) {
+  make_ready();
+  const int64_t before = changes();
+  const int64_t events = store_->events(1)->at(0).id;
+  run(5);
+  make_loops();
+  run(5);
+  EXPECT_EQ(changes(), before);
+  EXPECT_EQ(store_->events(1)->at(0).id, events);
+}
+
+TEST_F(LoopsTest, any_one_data_plane_that_starts_again_ends_in_the_same_graph) {
+  make_ready();
+  const std::string before = everything();
+  for (size_t i = 0; i < planes_.size(); ++i) {
+    planes_[i]->stop();
+    run(1);
+    planes_[i]->start();
+    run(4);
+    c1().reconnect();
+    run(4);
+    EXPECT_EQ(everything(), before) << "after restart of data plane " << i;
+    EXPECT_EQ(attachment().status, (Status{"ready", ""})) << "after restart of data plane " << i;
+  }
+}
+
+TEST_F(LoopsTest, the_control_plane_may_stop_between_any_two_steps) {
+  volume_ = make_volume();
+  attachment_ = attach(volume_);
+  for (int i = 0; i < 12; ++i) {
+    open_store();
+    make_loops();
+    run(1);
+  }
+  EXPECT_EQ(attachment().status, (Status{"ready", ""}));
+}
+
+TEST_F(LoopsTest, a_node_that_does_not_answer_says_what_to_start_on_all_its_objects) {
+  make_ready();
+  s2().stop();
+  run(1);
+  const Graph now = graph();
+  EXPECT_EQ(now.node_named("s2")->status.state, "down");
+  EXPECT_NE(now.node_named("s2")->status.reason.find("start diskengine-io -r " + socket(1)), std::string::npos);
+  EXPECT_EQ(now.replicas[1].status.state, "down");
+  EXPECT_EQ(now.replicas[0].status.state, "ready");
+  EXPECT_EQ(now.volume(volume_)->status.state, "degraded");
+  c1().stop();
+  run(1);
+  EXPECT_EQ(attachment().status.state, "down");
+}
+
+TEST_F(LoopsTest, a_lost_replica_leaves_in_sync_and_comes_back_by_rebuild) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s2().stop();
+  c1().drop_lost_legs();
+  run(1);
+  EXPECT_EQ(attachment().status.state, "degraded");
+  EXPECT_NE(attachment().status.reason.find("on s2"), std::string::npos) << attachment().status.reason;
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+
+  s2().start();
+  run(2);
+  c1().reconnect();
+  run(1);
+  c1().rebuild_to(43);
+  run(1);
+  EXPECT_EQ(attachment().status.state, "rebuilding");
+  EXPECT_EQ(attachment().rebuild_percent, 43);
+  EXPECT_NE(attachment().status.reason.find("43 %"), std::string::npos);
+  EXPECT_EQ(volume().status.state, "rebuilding");
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]}) << "a half filled leg is not in sync";
+
+  c1().rebuild_to(100);
+  run(1);
+  EXPECT_EQ(attachment().status, (Status{"ready", ""}));
+  EXPECT_EQ(attachment().rebuild_percent, -1);
+  EXPECT_EQ(volume().in_sync, both);
+}
+
+// The stale leg must come back by rebuild although the mirror itself has forgotten who was in it.
+TEST_F(LoopsTest, a_compute_node_that_restarts_while_degraded_never_mirrors_the_stale_replica) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s2().stop();
+  c1().drop_lost_legs();
+  run(1);
+  c1().stop();
+  s2().start();
+  run(2);
+  c1().forget_changes();
+  c1().start();
+  run(3);
+  const std::string stale = base_bdev_name_from_nqn(graph().replicas[1].nqn);
+  bool rebuilt = false;
+  for (const std::string& change : c1().changes()) rebuilt = rebuilt || change == "bdev_raid_add_base_bdev " + stale;
+  EXPECT_TRUE(rebuilt);
+  EXPECT_EQ(attachment().status.state, "rebuilding");
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  EXPECT_EQ(c1().ask("bdev_get_bdevs").find("standin"), std::string::npos) << "the stand-in is gone";
+}
+
+TEST_F(LoopsTest, a_mirror_starts_without_a_missing_replica_only_after_the_grace_and_its_exclusion) {
+  volume_ = make_volume();
+  run();
+  s2().stop();
+  attachment_ = attach(volume_);
+  run(2);
+  EXPECT_EQ(attachment().status.state, "waiting");
+  EXPECT_NE(attachment().status.reason.find("starting without it in"), std::string::npos) << attachment().status.reason;
+  EXPECT_EQ(volume().in_sync.size(), 2u);
+  run(12);
+  EXPECT_EQ(attachment().status.state, "degraded");
+  EXPECT_EQ(volume().in_sync.size(), 1u);
+}
+
+TEST_F(LoopsTest, with_no_current_replica_reachable_the_volume_stays_down_and_keeps_its_in_sync_set) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s2().stop();
+  c1().drop_lost_legs();
+  run(1);
+  s1().stop();
+  c1().stop();
+  s2().start();
+  run(1);
+  c1().start();
+  run(20);
+  EXPECT_EQ(attachment().status.state, "down");
+  EXPECT_NE(attachment().status.reason.find("no replica with current data is reachable"), std::string::npos);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  s1().start();
+  run(8);
+  EXPECT_EQ(attachment().status.state, "rebuilding");
+}
+
+TEST_F(LoopsTest, deleting_takes_apart_from_the_guest_inwards) {
+  make_ready();
+  c1().forget_changes();
+  ASSERT_TRUE(store_->request_delete_attachment(attachment_));
+  run();
+  const std::vector<std::string> order = c1().changes();
+  ASSERT_EQ(order.size(), 4u);
+  EXPECT_EQ(order[0], "vhost_delete_controller " + vhost_controller_name(attachment_));
+  EXPECT_EQ(order[1], "bdev_raid_delete " + raid_bdev_name(volume_));
+  EXPECT_TRUE(order[2].starts_with("bdev_nvme_detach_controller"));
+  EXPECT_EQ(graph().attachment(attachment_), nullptr);
+  EXPECT_EQ(volume().writer, 0);
+
+  s1().forget_changes();
+  ASSERT_TRUE(store_->request_delete_volume(volume_));
+  run();
+  EXPECT_TRUE(graph().volumes.empty());
+  EXPECT_TRUE(graph().lvols.empty());
+  EXPECT_EQ(s1().changes().size(), 2u);
+  EXPECT_EQ(s1().ask("bdev_get_bdevs"), "[]");
+  size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_ / "s1"))
+    files += entry.path().filename() == kDiskMarkerFile ? 0 : 1;
+  EXPECT_EQ(files, 0u);
+}
+
+TEST_F(LoopsTest, a_step_that_fails_says_why_and_is_tried_again) {
+  s1().fail_next("nvmf_create_subsystem", -32603, "Unable to create subsystem");
+  volume_ = make_volume();
+  run(1);
+  EXPECT_EQ(graph().replicas[0].status.state, "waiting");
+  EXPECT_NE(graph().replicas[0].status.reason.find("Unable to create subsystem"), std::string::npos);
+  run(2);
+  EXPECT_EQ(graph().replicas[0].status.state, "ready");
+}
+
+TEST_F(LoopsTest, a_data_plane_without_io_uring_gets_aio_bdevs) {
+  s1().lack("bdev_uring_create");
+  volume_ = make_volume();
+  run();
+  EXPECT_EQ(graph().replicas[0].status.state, "ready");
+  EXPECT_NE(s1().ask("bdev_get_bdevs").find("AIO disk"), std::string::npos);
+  ASSERT_TRUE(store_->request_delete_volume(volume_));
+  run();
+  EXPECT_TRUE(graph().volumes.empty());
+}
+
+TEST_F(LoopsTest, an_lvol_whose_data_vanished_is_never_replaced_by_an_empty_one) {
+  make_ready();
+  const Lvol lvol = graph().lvols[0];
+  const std::filesystem::path file = directory_ / "s1" / lvol.uuid;
+  ASSERT_TRUE(std::filesystem::remove(file));
+  s1().stop();
+  s1().start();
+  run(3);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(graph().lvols[0].status.state, "failed");
+  EXPECT_NE(graph().lvols[0].status.reason.find("missing"), std::string::npos);
+}
+
+TEST_F(LoopsTest, a_directory_that_is_not_the_initialised_disk_is_not_filled) {
+  run();
+  ASSERT_TRUE(std::filesystem::remove(directory_ / "s1" / kDiskMarkerFile));
+  volume_ = make_volume();
+  run();
+  EXPECT_EQ(graph().disks[0].status.state, "failed");
+  EXPECT_NE(graph().disks[0].status.reason.find("is not the disk that was initialised"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "s1" / graph().lvols[0].uuid));
+  EXPECT_EQ(graph().lvols[0].status.state, "waiting");
+}
+
+TEST_F(LoopsTest, a_directory_of_another_set_up_is_refused) {
+  std::filesystem::create_directories(directory_ / "taken");
+  std::ofstream(directory_ / "taken" / kDiskMarkerFile) << "00000000-0000-0000-0000-000000000001\n";
+  Disk disk;
+  disk.node_id = graph().node_named("s1")->id;
+  disk.kind = "dir";
+  disk.path = directory_ / "taken";
+  const int64_t id = store_->add_disk(disk).value();
+  run(2);
+  EXPECT_EQ(graph().disk(id)->status.state, "failed");
+  EXPECT_NE(graph().disk(id)->status.reason.find("another set-up"), std::string::npos);
+}
+
+TEST_F(LoopsTest, a_volume_that_lost_all_its_replicas_works_again_when_they_return) {
+  make_ready();
+  s1().stop();
+  s2().stop();
+  c1().give_up_lost_controllers();
+  run(2);
+  EXPECT_EQ(attachment().status.state, "down");
+  EXPECT_FALSE(volume().in_sync.empty());
+  s1().start();
+  s2().start();
+  run(8);
+  EXPECT_EQ(attachment().status, (Status{"ready", ""}));
+  EXPECT_NE(c1().ask("vhost_get_controllers").find(raid_bdev_name(volume_)), std::string::npos);
+}
+
+}  // namespace
+}  // namespace diskengine::control

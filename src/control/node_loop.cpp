@@ -1,0 +1,167 @@
+#include "control/node_loop.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "control/baremetal/attach.h"
+#include "control/baremetal/baremetal_health.h"
+#include "control/baremetal/nvme_attach.h"
+#include "control/baremetal/raidensure.h"
+#include "control/storagenode/disk_init.h"
+#include "control/storagenode/nvmeofexport.h"
+#include "control/storagenode/provisionlvol.h"
+#include "control/volume_status.h"
+
+namespace diskengine::control {
+namespace {
+
+constexpr int kMaxPassesPerRun = 64;           // then the other nodes and a stop request get their turn
+constexpr int64_t kSeenRecordEveryMs = 5'000;  // how fresh nodes.seen_ms is kept
+constexpr int kRpcTimeoutMs = 15'000;
+
+}  // namespace
+
+NodeLoop::NodeLoop(Store& store, Environment& environment, const Node& node, const LoopLimits& limits)
+    : store_(store),
+      environment_(environment),
+      limits_(limits),
+      memory_(limits),
+      node_id_(node.id),
+      name_(node.name),
+      is_storage_(node.role == kRoleStorage),
+      rpc_socket_(node.rpc_socket),
+      data_plane_(client::JsonRpcClient({.socket_path = node.rpc_socket, .timeout_ms = kRpcTimeoutMs})),
+      lvols_(make_file_lvol_provider(data_plane_)) {}
+
+NodeLoop::~NodeLoop() = default;
+
+LoopContext NodeLoop::context() {
+  return LoopContext{.store = store_,
+                     .data_plane = data_plane_,
+                     .environment = environment_,
+                     .limits = limits_,
+                     .memory = memory_,
+                     .node_id = node_id_};
+}
+
+Result<void> NodeLoop::run() {
+  for (int i = 0; i < kMaxPassesPerRun; ++i) {
+    const Result<int> steps = pass();
+    TRY(record_volume_statuses());
+    if (!steps) return record_node_down(steps.error());
+    if (*steps == 0) return record_node_answers();
+  }
+  return record_node_answers();
+}
+
+Result<int> NodeLoop::pass() { return is_storage_ ? storage_pass() : compute_pass(); }
+
+Result<void> NodeLoop::initialise_disks() {
+  LoopContext loop = context();
+  TRY_ASSIGN(const Graph graph, store_.load_graph());
+  for (const Disk& disk : graph.disks)
+    if (disk.node_id == node_id_) TRY(initialise_disk(loop, disk));
+  return {};
+}
+
+Result<int> NodeLoop::storage_pass() {
+  LoopContext loop = context();
+  TRY(initialise_disks());
+  TRY_ASSIGN(const Graph graph, store_.load_graph());  // with the disks as they were just found
+  int steps = 0;
+  TRY_ASSIGN(const TargetView view, data_plane_.observe_target());
+  for (const Lvol& lvol : graph.lvols) {
+    const Disk* disk = graph.disk(lvol.disk_id);
+    if (disk == nullptr || disk->node_id != node_id_) continue;
+    TRY_ASSIGN(const int taken, provision_lvol(loop, *lvols_, graph, view, lvol));
+    steps += taken;
+  }
+  if (steps > 0) return steps;  // the exports are planned from the lvols' new states
+  return reconcile_exports(loop, graph, view);
+}
+
+Result<int> NodeLoop::compute_pass() {
+  TRY_ASSIGN(const Graph graph, store_.load_graph());
+  TRY_ASSIGN(const ComputeView view, data_plane_.observe_compute());
+  int steps = 0;
+  for (const VolumeVmMapping& attachment : graph.attachments) {
+    if (attachment.node_id != node_id_) continue;
+    TRY_ASSIGN(const int taken,
+               attachment.wanted ? attachment_pass(graph, attachment, view) : detachment_pass(graph, attachment, view));
+    steps += taken;
+  }
+  return steps;
+}
+
+Result<int> NodeLoop::attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view) {
+  LoopContext loop = context();
+  const AttachmentWish wish = attachment_wish(graph, attachment);
+  std::string trouble;
+  TRY_ASSIGN(const int connected, reconcile_nvme_connections(loop, wish, view, &trouble));
+  if (connected > 0) return connected;
+  TRY_ASSIGN(const RaidOutcome raid, ensure_raid(loop, wish, view, trouble));
+  if (raid.steps > 0) return raid.steps;
+  TRY_ASSIGN(const int exposed, ensure_vhost(loop, wish, view, raid.online));
+  if (exposed > 0 || !raid.online || view.vhost(wish.vhost_name) == nullptr) return exposed;
+  return run_health_iteration(loop, wish, view, attachment.rebuild_percent);
+}
+
+// From the guest's side inwards: nothing is taken away under something that still uses it.
+Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view) {
+  LoopContext loop = context();
+  const AttachmentWish wish = attachment_wish(graph, attachment);
+  std::string trouble;
+  TRY_ASSIGN(const int hidden, ensure_vhost(loop, wish, view, false));
+  if (hidden > 0) return hidden;
+  TRY_ASSIGN(const RaidOutcome raid, ensure_raid(loop, wish, view, trouble));
+  if (raid.steps > 0) return raid.steps;
+  TRY_ASSIGN(const int disconnected, reconcile_nvme_connections(loop, wish, view, &trouble));
+  if (disconnected > 0) return disconnected;
+  bool is_gone = view.vhost(wish.vhost_name) == nullptr && view.raid(wish.raid_name) == nullptr;
+  for (const LegWish& leg : wish.legs) is_gone = is_gone && view.controller(leg.controller_name) == nullptr;
+  if (is_gone) {
+    TRY(store_.remove_attachment(wish.id));
+    return 1;
+  }
+  if (!trouble.empty()) TRY(store_.set_status(Kind::attachment, wish.id, make_status(state::kDeleting, trouble)));
+  return 0;
+}
+
+Result<void> NodeLoop::record_node_answers() {
+  TRY_ASSIGN(const bool changed, store_.set_status(Kind::node, node_id_, make_status(state::kReady)));
+  if (changed) LOG_INFO("control", "node {}: the data plane at {} answers", name_, rpc_socket_);
+  const int64_t now_ms = environment_.unix_ms();
+  if (now_ms - seen_recorded_ms_ < kSeenRecordEveryMs) return {};
+  seen_recorded_ms_ = now_ms;
+  return store_.set_node_seen(node_id_, now_ms);
+}
+
+// The node's objects say so too: a person who looks at one of them sees where the trouble is.
+Result<void> NodeLoop::record_node_down(const Error& error) {
+  const std::string reason = fmt::format("the data plane of node {} does not answer: {}; start diskengine-io -r {}",
+                                         name_, error.message(), rpc_socket_);
+  const Status down = make_status(state::kDown, reason);
+  TRY_ASSIGN(const bool changed, store_.set_status(Kind::node, node_id_, down));
+  if (changed) LOG_WARN("control", "{}", reason);
+  TRY_ASSIGN(const Graph graph, store_.load_graph());
+  for (const VolumeVmMapping& attachment : graph.attachments)
+    if (attachment.node_id == node_id_ && attachment.wanted)
+      TRY(store_.set_status(Kind::attachment, attachment.id, down));
+  for (const VolumeLvolMapping& replica : graph.replicas) {
+    const Node* node = graph.node_of(replica);
+    if (node == nullptr || node->id != node_id_ || replica.status.state == state::kWithdrawn) continue;
+    TRY(store_.set_status(Kind::replica, replica.id, down));
+    const Lvol* lvol = graph.lvol(replica.lvol_id);
+    if (lvol != nullptr && lvol->wanted) TRY(store_.set_status(Kind::lvol, lvol->id, down));
+  }
+  return record_volume_statuses();
+}
+
+Result<void> NodeLoop::record_volume_statuses() {
+  TRY_ASSIGN(const Graph graph, store_.load_graph());
+  for (const Volume& volume : graph.volumes)
+    TRY(store_.set_status(Kind::volume, volume.id, volume_status(graph, volume)));
+  return {};
+}
+
+}  // namespace diskengine::control

@@ -1,0 +1,53 @@
+// All reconcile loops of one node, one pass at a time. A storage node runs initialise_disk, provision_lvol and
+// reconcile_exports; a compute node reconcile_nvme_connections, ensure_raid, ensure_vhost and run_health_iteration.
+//
+// One thread at a time; owns its connection to the data plane; `store` and `environment` outlive it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "control/loop.h"
+
+namespace diskengine::control {
+
+class LvolProvider;
+
+class NodeLoop {
+ public:
+  NodeLoop(Store& store, Environment& environment, const Node& node, const LoopLimits& limits);
+  ~NodeLoop();
+
+  // Observes and takes steps until none is left to take now. Whatever fails is recorded on the object, or on the node
+  // when its data plane does not answer; the Error is only for a database that does not.
+  Result<void> run();
+
+  const std::string& name() const noexcept { return name_; }
+
+ private:
+  Result<int> pass();
+  Result<int> storage_pass();
+  Result<void> initialise_disks();
+  Result<int> compute_pass();
+  Result<int> attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
+  Result<int> detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
+  Result<void> record_node_answers();
+  Result<void> record_node_down(const Error& error);
+  Result<void> record_volume_statuses();
+  LoopContext context();
+
+  Store& store_;
+  Environment& environment_;
+  LoopLimits limits_;
+  LoopMemory memory_;
+  int64_t node_id_;
+  std::string name_;
+  bool is_storage_;
+  std::string rpc_socket_;
+  DataPlane data_plane_;
+  std::unique_ptr<LvolProvider> lvols_;
+  int64_t seen_recorded_ms_ = 0;
+};
+
+}  // namespace diskengine::control

@@ -1,0 +1,122 @@
+#include "control/storagenode/nvmeofexport.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "control/naming.h"
+
+namespace diskengine::control {
+namespace {
+
+constexpr std::string_view kTransport = "TCP";
+
+bool listens(const SubsystemView& subsystem, const ExportWish& wish) {
+  const std::string port = std::to_string(wish.port);
+  return std::any_of(subsystem.listeners.begin(), subsystem.listeners.end(), [&](const ListenerView& listener) {
+    return listener.trtype == kTransport && listener.traddr == wish.address && listener.trsvcid == port;
+  });
+}
+
+// The step that makes the subsystem admit exactly the wished host.
+ExportPlan plan_hosts(const ExportWish& wish, const SubsystemView& subsystem) {
+  if (subsystem.allow_any_host) return {.step = ExportStep::disallow_any_host, .host = {}, .status = {}};
+  for (const std::string& host : subsystem.hosts)
+    if (host != wish.host) return {.step = ExportStep::remove_host, .host = host, .status = {}};
+  if (!wish.host.empty() && subsystem.hosts.empty())
+    return {.step = ExportStep::admit_host, .host = wish.host, .status = {}};
+  return {.step = ExportStep::none, .host = {}, .status = make_status(state::kReady)};
+}
+
+Result<void> run_step(LoopContext& context, const ExportWish& wish, const ExportPlan& plan) {
+  DataPlane& target = context.data_plane;
+  switch (plan.step) {
+    case ExportStep::create_transport:
+      return target.create_tcp_transport();
+    case ExportStep::create_subsystem:
+      return target.create_subsystem(wish.nqn, serial_number_of(wish.bdev_name));
+    case ExportStep::delete_subsystem:
+      return target.delete_subsystem(wish.nqn);
+    case ExportStep::add_namespace:
+      return target.add_namespace({.nqn = wish.nqn, .bdev_name = wish.bdev_name, .uuid = wish.bdev_name});
+    case ExportStep::remove_namespace:
+      return target.remove_namespace(wish.nqn, plan.nsid);
+    case ExportStep::add_listener:
+      return target.add_listener({.nqn = wish.nqn, .address = wish.address, .port = wish.port});
+    case ExportStep::disallow_any_host:
+      return target.disallow_any_host(wish.nqn);
+    case ExportStep::remove_host:
+      return target.remove_host(wish.nqn, plan.host);
+    case ExportStep::admit_host:
+      return target.admit_host(wish.nqn, plan.host);
+    case ExportStep::none:
+      break;
+  }
+  return {};
+}
+
+}  // namespace
+
+ExportWish export_wish(const Graph& graph, const VolumeLvolMapping& replica) {
+  const Volume* volume = graph.volume(replica.volume_id);
+  const Lvol* lvol = graph.lvol(replica.lvol_id);
+  const Node* node = graph.node_of(replica);
+  DE_ASSERT(volume != nullptr && lvol != nullptr && node != nullptr);
+  ExportWish wish;
+  wish.nqn = replica.nqn;
+  wish.bdev_name = lvol->uuid;
+  wish.address = node->address;
+  wish.port = node->port;
+  if (volume->writer != 0) wish.host = host_nqn(volume->writer, volume->epoch);
+  wish.wanted = volume->wanted;
+  wish.lvol_reason = fmt::format("its lvol {} is {}{}{}", lvol->uuid, lvol->status.state,
+                                 lvol->status.reason.empty() ? "" : ": ", lvol->status.reason);
+  return wish;
+}
+
+ExportPlan plan_export(const ExportWish& wish, const TargetView& view) {
+  const SubsystemView* subsystem = view.subsystem(wish.nqn);
+  const auto step = [](ExportStep what, int64_t nsid = 0) {
+    return ExportPlan{.step = what, .host = {}, .nsid = nsid, .status = {}};
+  };
+  if (!wish.wanted) {
+    if (subsystem != nullptr) return step(ExportStep::delete_subsystem);
+    return {
+        .step = ExportStep::none, .host = {}, .status = make_status(state::kWithdrawn, "its volume is being deleted")};
+  }
+  if (view.bdev(wish.bdev_name) == nullptr)
+    return {.step = ExportStep::none, .host = {}, .status = make_status(state::kWaiting, wish.lvol_reason)};
+  if (!view.has_transport(kTransport)) return step(ExportStep::create_transport);
+  if (subsystem == nullptr) return step(ExportStep::create_subsystem);
+  for (const NamespaceView& ns : subsystem->namespaces)
+    if (ns.bdev_name != wish.bdev_name) return step(ExportStep::remove_namespace, ns.nsid);
+  if (subsystem->namespaces.empty()) return step(ExportStep::add_namespace);
+  const ExportPlan hosts = plan_hosts(wish, *subsystem);
+  if (hosts.step != ExportStep::none) return hosts;
+  // Last, so that a host that reconnects finds its namespace and itself admitted.
+  if (!listens(*subsystem, wish)) return step(ExportStep::add_listener);
+  return hosts;
+}
+
+Result<int> reconcile_exports(LoopContext& context, const Graph& graph, const TargetView& view) {
+  int steps = 0;
+  for (const VolumeLvolMapping& replica : graph.replicas) {
+    const Node* node = graph.node_of(replica);
+    if (node == nullptr || node->id != context.node_id) continue;
+    const ExportWish wish = export_wish(graph, replica);
+    const ExportPlan plan = plan_export(wish, view);
+    if (plan.step != ExportStep::none) {
+      TRY_ASSIGN(const int taken, take_step(context, Kind::replica, replica.id, "export " + wish.nqn,
+                                            [&] { return run_step(context, wish, plan); }));
+      steps += taken;
+      if (plan.step == ExportStep::create_transport) return steps;  // one for all; the others look again
+      continue;
+    }
+    const std::string admitted = plan.status.state == state::kReady ? wish.host : std::string();
+    if (admitted != replica.admitted_host) TRY(context.store.set_admitted_host(replica.id, admitted));
+    TRY(context.store.set_status(Kind::replica, replica.id, plan.status));
+  }
+  return steps;
+}
+
+}  // namespace diskengine::control

@@ -1,0 +1,54 @@
+// reconcile_exports: every replica on this node is exported as its own NVMe-oF subsystem with one namespace, backed by
+// the lvol bdev, on the node's TCP address; it admits exactly the host NQN of the volume's current writer, or nobody.
+//
+// Runs on the thread of its node's loops.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "control/loop.h"
+
+namespace diskengine::control {
+
+// How one replica's export should be.
+struct ExportWish {
+  std::string nqn;
+  std::string bdev_name;  // the lvol's UUID
+  std::string address;
+  int64_t port = 0;
+  std::string host;  // the one host NQN to admit; empty: none
+  bool wanted = true;
+  std::string lvol_reason;  // why the lvol has no bdev yet
+};
+
+enum class ExportStep {
+  none,
+  create_transport,
+  create_subsystem,
+  delete_subsystem,
+  add_namespace,
+  remove_namespace,
+  add_listener,
+  disallow_any_host,
+  remove_host,
+  admit_host,
+};
+
+struct ExportPlan {
+  ExportStep step = ExportStep::none;
+  std::string host;  // for remove_host
+  int64_t nsid = 0;  // for remove_namespace
+  Status status;     // to record when no step is taken
+
+  bool operator==(const ExportPlan&) const = default;
+};
+
+ExportWish export_wish(const Graph& graph, const VolumeLvolMapping& replica);
+// The one next step towards the wish. Hosts that must not write are removed before the one that may is admitted.
+ExportPlan plan_export(const ExportWish& wish, const TargetView& view);
+
+// One step for each replica of the node.
+Result<int> reconcile_exports(LoopContext& context, const Graph& graph, const TargetView& view);
+
+}  // namespace diskengine::control

@@ -1,0 +1,495 @@
+#include "control/testing/fake_data_plane.h"
+
+#include <algorithm>
+#include <atomic>
+#include <boost/json.hpp>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "client/unix_socket.h"
+#include "control/dataplane/json_read.h"
+
+namespace diskengine::control {
+namespace {
+
+namespace json = boost::json;
+using namespace json_read;
+
+struct RpcFailure {
+  int code;
+  std::string message;
+};
+
+struct FakeBdev {
+  std::string product;
+  std::string uuid;
+  int64_t num_blocks = 0;
+  int64_t block_size = 0;
+  std::string claimed_by;
+};
+
+struct FakeSubsystem {
+  std::string bdev;  // namespace 1, or empty
+  std::string ns_uuid;
+  std::set<std::string> hosts;
+  std::vector<std::string> listeners;  // "address:port"
+};
+
+struct FakeController {
+  std::string address;
+  std::string port;
+  std::string nqn;
+  std::string host;
+  bool connected = true;
+};
+
+struct FakeRaid {
+  std::vector<std::string> legs;  // empty: a free place
+  std::string process_target;
+  int64_t percent = 0;
+  bool online = true;
+};
+
+std::string endpoint(const json::value& address) { return text(address, "traddr") + ":" + text(address, "trsvcid"); }
+
+}  // namespace
+
+struct FakeDataPlane::State {
+  std::string socket_path;
+  std::shared_ptr<FakeFabric> fabric;
+  FakeDataPlane* self = nullptr;
+
+  std::map<std::string, FakeBdev> bdevs;
+  std::map<std::string, FakeSubsystem> subsystems;
+  std::map<std::string, FakeController> controllers;
+  std::map<std::string, FakeRaid> raids;
+  std::map<std::string, std::string> vhosts;
+  bool has_tcp = false;
+  std::map<std::string, RpcFailure> failures;
+  std::set<std::string> lacking;
+  std::vector<std::string> changes;
+
+  std::optional<client::UnixListener> listener;
+  std::thread thread;
+  std::atomic<bool> stopping{false};
+
+  void serve();
+  void serve_connection(client::UnixStream stream);
+  json::value handle(const std::string& method, const json::value& params);
+  json::value observe(const std::string& method) const;
+  void change(const std::string& method, const json::value& params);
+  void change_target(const std::string& method, const json::value& params);
+  void change_compute(const std::string& method, const json::value& params);
+  void attach(const json::value& params);
+  void add_bdev(const std::string& name, const std::string& product, const json::value& params);
+  void remove_bdev(const std::string& name);
+  FakeSubsystem& subsystem(const json::value& params);
+  FakeRaid& raid(const std::string& name);
+  // The target's subsystem that `controller` may use, or nullptr.
+  const FakeSubsystem* reach(const FakeController& controller) const;
+  json::value raid_json(const std::string& name, const FakeRaid& raid) const;
+};
+
+namespace {
+
+const std::set<std::string> kObservers = {
+    "spdk_get_version",          "bdev_get_bdevs",      "nvmf_get_transports",  "nvmf_get_subsystems",
+    "bdev_nvme_get_controllers", "bdev_raid_get_bdevs", "vhost_get_controllers"};
+
+}  // namespace
+
+FakeSubsystem& FakeDataPlane::State::subsystem(const json::value& params) {
+  const auto found = subsystems.find(text(params, "nqn"));
+  if (found == subsystems.end()) throw RpcFailure{-32603, "Unable to find subsystem"};
+  return found->second;
+}
+
+FakeRaid& FakeDataPlane::State::raid(const std::string& name) {
+  const auto found = raids.find(name);
+  if (found == raids.end()) throw RpcFailure{-19, "raid bdev " + name + " not found"};
+  return found->second;
+}
+
+const FakeSubsystem* FakeDataPlane::State::reach(const FakeController& controller) const {
+  const auto target = fabric->listeners.find(controller.address + ":" + controller.port);
+  if (target == fabric->listeners.end()) return nullptr;
+  const State& there = *target->second->state_;
+  const auto found = there.subsystems.find(controller.nqn);
+  if (found == there.subsystems.end() || !found->second.hosts.contains(controller.host)) return nullptr;
+  return found->second.bdev.empty() ? nullptr : &found->second;
+}
+
+void FakeDataPlane::State::add_bdev(const std::string& name, const std::string& product, const json::value& params) {
+  if (bdevs.contains(name)) throw RpcFailure{-17, "File exists"};
+  FakeBdev bdev;
+  bdev.product = product;
+  bdev.block_size = integer(params, "block_size");
+  bdev.num_blocks = integer(params, "num_blocks");
+  bdevs[name] = bdev;
+}
+
+void FakeDataPlane::State::remove_bdev(const std::string& name) {
+  if (bdevs.erase(name) == 0) throw RpcFailure{-19, "No such device"};
+  for (auto& [nqn, subsystem] : subsystems)
+    if (subsystem.bdev == name) subsystem.bdev.clear();
+  for (auto& [raid_name, raid] : raids)
+    for (std::string& leg : raid.legs)
+      if (leg == name) leg.clear();
+  for (auto& [ctrlr, bdev] : vhosts)
+    if (bdev == name) bdev.clear();
+}
+
+void FakeDataPlane::State::attach(const json::value& params) {
+  const std::string name = text(params, "name");
+  if (controllers.contains(name)) throw RpcFailure{-114, "A controller named " + name + " already exists"};
+  const FakeController controller{.address = text(params, "traddr"),
+                                  .port = text(params, "trsvcid"),
+                                  .nqn = text(params, "subnqn"),
+                                  .host = text(params, "hostnqn"),
+                                  .connected = true};
+  if (!fabric->listeners.contains(controller.address + ":" + controller.port))
+    throw RpcFailure{-111, "Connection refused"};
+  const FakeSubsystem* target = reach(controller);
+  if (target == nullptr) throw RpcFailure{-5, "Input/output error"};
+  const State& there = *fabric->listeners.at(controller.address + ":" + controller.port)->state_;
+  const FakeBdev& backing = there.bdevs.at(target->bdev);
+  controllers[name] = controller;
+  FakeBdev bdev = backing;
+  bdev.product = "NVMe disk";
+  bdev.uuid = target->ns_uuid;
+  bdevs[name + "n1"] = bdev;
+}
+
+void FakeDataPlane::State::change_target(const std::string& method, const json::value& params) {
+  const std::string nqn = text(params, "nqn");
+  if (method == "bdev_uring_create" || method == "bdev_aio_create") {
+    add_bdev(text(params, "name"), method == "bdev_aio_create" ? "AIO disk" : "URING bdev", params);
+    FakeBdev& bdev = bdevs.at(text(params, "name"));
+    // The size of the real file, as a real data plane would see it.
+    FILE* file = std::fopen(text(params, "filename").c_str(), "rb");
+    if (file == nullptr) {
+      bdevs.erase(text(params, "name"));
+      throw RpcFailure{-2, "No such file or directory"};
+    }
+    std::fseek(file, 0, SEEK_END);
+    bdev.num_blocks = std::ftell(file) / bdev.block_size;
+    std::fclose(file);
+  } else if (method == "bdev_uring_delete" || method == "bdev_aio_delete") {
+    remove_bdev(text(params, "name"));
+  } else if (method == "nvmf_create_transport") {
+    if (has_tcp) throw RpcFailure{-32603, "Transport type 'TCP' already exists"};
+    has_tcp = true;
+  } else if (method == "nvmf_create_subsystem") {
+    if (!subsystems.try_emplace(nqn).second) throw RpcFailure{-32603, "Unable to create subsystem " + nqn};
+  } else if (method == "nvmf_delete_subsystem") {
+    subsystem(params);
+    subsystems.erase(nqn);
+  } else if (method == "nvmf_subsystem_add_ns") {
+    const json::value& ns = *member(params, "namespace");
+    if (!bdevs.contains(text(ns, "bdev_name"))) throw RpcFailure{-32602, "Invalid parameters"};
+    subsystem(params).bdev = text(ns, "bdev_name");
+    subsystem(params).ns_uuid = text(ns, "uuid");
+  } else if (method == "nvmf_subsystem_remove_ns") {
+    subsystem(params).bdev.clear();
+  } else if (method == "nvmf_subsystem_add_listener") {
+    if (!has_tcp) throw RpcFailure{-32602, "Invalid parameters"};
+    const std::string at = endpoint(*member(params, "listen_address"));
+    subsystem(params).listeners.push_back(at);
+    fabric->listeners[at] = self;
+  } else if (method == "nvmf_subsystem_add_host") {
+    subsystem(params).hosts.insert(text(params, "host"));
+  } else if (method == "nvmf_subsystem_remove_host") {
+    subsystem(params).hosts.erase(text(params, "host"));
+  } else {
+    throw RpcFailure{-32601, "Method not found"};
+  }
+}
+
+void FakeDataPlane::State::change_compute(const std::string& method, const json::value& params) {
+  const std::string name = text(params, "name");
+  if (method == "bdev_nvme_attach_controller") {
+    attach(params);
+  } else if (method == "bdev_nvme_detach_controller") {
+    if (controllers.erase(name) == 0) throw RpcFailure{-19, "No such device"};
+    remove_bdev(name + "n1");
+  } else if (method == "bdev_null_create" || method == "bdev_malloc_create") {
+    add_bdev(name, "Null disk", params);
+  } else if (method == "bdev_null_delete" || method == "bdev_malloc_delete") {
+    remove_bdev(name);
+  } else if (method == "bdev_raid_create") {
+    if (raids.contains(name)) throw RpcFailure{-17, "Failed to create RAID bdev " + name + ": File exists"};
+    FakeRaid raid;
+    int64_t blocks = INT64_MAX;
+    int64_t block_size = 0;
+    for_each(member(params, "base_bdevs"), [&](const json::value& leg) {
+      const std::string bdev(leg.get_string());
+      raid.legs.push_back(bdev);
+      if (!bdevs.contains(bdev)) {
+        raid.online = false;
+        return;
+      }
+      blocks = std::min(blocks, bdevs.at(bdev).num_blocks);
+      block_size = bdevs.at(bdev).block_size;
+    });
+    raids[name] = raid;
+    if (raid.online)
+      bdevs[name] = FakeBdev{
+          .product = "Raid Volume", .uuid = {}, .num_blocks = blocks, .block_size = block_size, .claimed_by = {}};
+  } else if (method == "bdev_raid_delete") {
+    raid(name);
+    raids.erase(name);
+    if (bdevs.contains(name)) remove_bdev(name);
+  } else if (method == "bdev_raid_add_base_bdev") {
+    FakeRaid& mirror = raid(text(params, "raid_bdev"));
+    const auto place = std::find(mirror.legs.begin(), mirror.legs.end(), "");
+    const std::string bdev = text(params, "base_bdev");
+    if (place == mirror.legs.end() || !bdevs.contains(bdev)) throw RpcFailure{-22, "Invalid argument"};
+    *place = bdev;
+    mirror.process_target = bdev;
+    mirror.percent = 0;
+  } else if (method == "bdev_raid_remove_base_bdev") {
+    for (auto& [raid_name, mirror] : raids)
+      for (std::string& leg : mirror.legs)
+        if (leg == name) leg.clear();
+  } else if (method == "vhost_create_blk_controller") {
+    const std::string ctrlr = text(params, "ctrlr");
+    if (vhosts.contains(ctrlr)) throw RpcFailure{-32602, "File exists"};
+    if (!bdevs.contains(text(params, "dev_name"))) throw RpcFailure{-32602, "No such device"};
+    vhosts[ctrlr] = text(params, "dev_name");
+  } else if (method == "vhost_delete_controller") {
+    if (vhosts.erase(text(params, "ctrlr")) == 0) throw RpcFailure{-32602, "No such device"};
+  } else {
+    change_target(method, params);
+  }
+}
+
+json::value FakeDataPlane::State::raid_json(const std::string& name, const FakeRaid& mirror) const {
+  json::array legs;
+  size_t present = 0;
+  for (const std::string& leg : mirror.legs) {
+    const bool configured = !leg.empty() && bdevs.contains(leg);
+    present += configured ? 1 : 0;
+    legs.emplace_back(
+        json::object{{"name", leg.empty() ? json::value(nullptr) : json::value(leg)}, {"is_configured", configured}});
+  }
+  json::object entry{{"name", name},
+                     {"state", !mirror.online ? "configuring"
+                               : present > 0  ? "online"
+                                              : "offline"},
+                     {"raid_level", "raid1"},
+                     {"base_bdevs_list", legs}};
+  if (!mirror.process_target.empty())
+    entry["process"] = {{"type", "rebuild"},
+                        {"target", mirror.process_target},
+                        {"progress", {{"blocks", 0}, {"percent", mirror.percent}}}};
+  return entry;
+}
+
+json::value FakeDataPlane::State::observe(const std::string& method) const {
+  json::array list;
+  if (method == "spdk_get_version") return {{"version", "fake"}};
+  if (method == "bdev_get_bdevs") {
+    for (const auto& [name, bdev] : bdevs)
+      list.emplace_back(json::object{{"name", name},
+                                     {"uuid", bdev.uuid},
+                                     {"product_name", bdev.product},
+                                     {"num_blocks", bdev.num_blocks},
+                                     {"block_size", bdev.block_size}});
+  } else if (method == "nvmf_get_transports" && has_tcp) {
+    list.emplace_back(json::object{{"trtype", "TCP"}});
+  } else if (method == "nvmf_get_subsystems") {
+    for (const auto& [nqn, subsystem] : subsystems) {
+      json::array hosts, namespaces, addresses;
+      for (const std::string& host : subsystem.hosts) hosts.emplace_back(json::object{{"nqn", host}});
+      if (!subsystem.bdev.empty()) namespaces.emplace_back(json::object{{"nsid", 1}, {"bdev_name", subsystem.bdev}});
+      for (const std::string& at : subsystem.listeners) {
+        const size_t colon = at.rfind(':');
+        addresses.push_back({{"trtype", "TCP"}, {"traddr", at.substr(0, colon)}, {"trsvcid", at.substr(colon + 1)}});
+      }
+      list.emplace_back(json::object{{"nqn", nqn},
+                                     {"allow_any_host", false},
+                                     {"hosts", hosts},
+                                     {"namespaces", namespaces},
+                                     {"listen_addresses", addresses}});
+    }
+  } else if (method == "bdev_nvme_get_controllers") {
+    for (const auto& [name, controller] : controllers) {
+      const json::object path{
+          {"state", controller.connected && reach(controller) != nullptr ? "enabled" : "reconnect_is_delayed"},
+          {"trid",
+           {{"trtype", "TCP"},
+            {"traddr", controller.address},
+            {"trsvcid", controller.port},
+            {"subnqn", controller.nqn}}},
+          {"host", {{"nqn", controller.host}}}};
+      list.emplace_back(json::object{{"name", name}, {"ctrlrs", json::array{path}}});
+    }
+  } else if (method == "bdev_raid_get_bdevs") {
+    for (const auto& [name, mirror] : raids) list.push_back(raid_json(name, mirror));
+  } else if (method == "vhost_get_controllers") {
+    for (const auto& [name, bdev] : vhosts)
+      list.emplace_back(json::object{
+          {"ctrlr", name},
+          {"socket", "/tmp/" + name},
+          {"backend_specific", {{"block", {{"bdev", bdev.empty() ? json::value(nullptr) : json::value(bdev)}}}}}});
+  }
+  return list;
+}
+
+json::value FakeDataPlane::State::handle(const std::string& method, const json::value& params) {
+  const std::lock_guard lock(fabric->mutex);
+  if (lacking.contains(method)) throw RpcFailure{-32601, "Method not found"};
+  if (const auto failure = failures.find(method); failure != failures.end()) {
+    const RpcFailure thrown = failure->second;
+    failures.erase(failure);
+    throw thrown;
+  }
+  if (kObservers.contains(method)) return observe(method);
+  change_compute(method, params);
+  std::string object = text(params, "name");
+  if (object.empty()) object = text(params, "nqn");
+  if (object.empty()) object = text(params, "ctrlr");
+  if (object.empty()) object = text(params, "base_bdev");
+  changes.push_back(object.empty() ? method : method + " " + object);
+  return true;
+}
+
+void FakeDataPlane::State::serve_connection(client::UnixStream stream) {
+  char buffer[65536];
+  json::stream_parser parser;
+  while (!stopping) {
+    const Result<size_t> received = stream.read_some(buffer, sizeof(buffer), client::Deadline::after_ms(20));
+    if (!received && received.error().code() == Errc::timed_out) continue;
+    if (!received || *received == 0) return;
+    parser.write(buffer, *received);
+    if (!parser.done()) continue;
+    const json::value request = parser.release();
+    parser.reset();
+    json::object answer{{"jsonrpc", "2.0"}, {"id", request.at("id")}};
+    try {
+      const json::value* params = member(request, "params");
+      answer["result"] = handle(text(request, "method"), params != nullptr ? *params : json::value());
+    } catch (const RpcFailure& failure) {
+      answer["error"] = {{"code", failure.code}, {"message", failure.message}};
+    }
+    if (!stream.write_all(json::serialize(answer), client::Deadline::after_ms(5000))) return;
+  }
+}
+
+// One connection at a time is all a node's loops need; each test's client has one.
+void FakeDataPlane::State::serve() {
+  std::vector<std::thread> connections;
+  while (!stopping) {
+    Result<client::UnixStream> accepted = listener->accept(20);
+    if (!accepted) continue;
+    connections.emplace_back([this, stream = std::make_shared<client::UnixStream>(std::move(*accepted))] {
+      serve_connection(std::move(*stream));
+    });
+  }
+  for (std::thread& connection : connections) connection.join();
+}
+
+FakeDataPlane::FakeDataPlane(std::string socket_path, std::shared_ptr<FakeFabric> fabric)
+    : state_(std::make_unique<State>()) {
+  state_->socket_path = std::move(socket_path);
+  state_->fabric = std::move(fabric);
+  state_->self = this;
+}
+
+FakeDataPlane::~FakeDataPlane() { stop(); }
+
+void FakeDataPlane::start() {
+  Result<client::UnixListener> listener = client::UnixListener::listen(state_->socket_path);
+  DE_ASSERT(listener.has_value());
+  state_->listener.emplace(std::move(*listener));
+  state_->stopping = false;
+  state_->thread = std::thread([this] { state_->serve(); });
+}
+
+void FakeDataPlane::stop() {
+  if (!state_->thread.joinable()) return;
+  state_->stopping = true;
+  state_->thread.join();
+  state_->listener.reset();
+  const std::lock_guard lock(state_->fabric->mutex);
+  std::erase_if(state_->fabric->listeners, [&](const auto& entry) { return entry.second == this; });
+  state_->bdevs.clear();
+  state_->subsystems.clear();
+  state_->controllers.clear();
+  state_->raids.clear();
+  state_->vhosts.clear();
+  state_->has_tcp = false;
+}
+
+void FakeDataPlane::fail_next(const std::string& method, int code, const std::string& message) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->failures[method] = RpcFailure{code, message};
+}
+
+void FakeDataPlane::lack(const std::string& method) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->lacking.insert(method);
+}
+
+void FakeDataPlane::drop_lost_legs() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  for (auto& [name, controller] : state_->controllers) {
+    if (state_->reach(controller) != nullptr) continue;
+    controller.connected = false;
+    for (auto& [raid_name, raid] : state_->raids) {
+      const bool is_last =
+          std::count(raid.legs.begin(), raid.legs.end(), "") + 1 >= static_cast<ptrdiff_t>(raid.legs.size());
+      for (std::string& leg : raid.legs)
+        if (leg == name + "n1" && !is_last) leg.clear();
+      if (raid.process_target == name + "n1") raid.process_target.clear();
+    }
+  }
+}
+
+void FakeDataPlane::give_up_lost_controllers() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  std::vector<std::string> lost;
+  for (const auto& [name, controller] : state_->controllers)
+    if (state_->reach(controller) == nullptr) lost.push_back(name);
+  for (const std::string& name : lost) {
+    state_->controllers.erase(name);
+    state_->remove_bdev(name + "n1");
+  }
+  for (const auto& [name, raid] : state_->raids)
+    if (std::all_of(raid.legs.begin(), raid.legs.end(), [](const std::string& leg) { return leg.empty(); }))
+      state_->remove_bdev(name);
+}
+
+void FakeDataPlane::reconnect() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  for (auto& [name, controller] : state_->controllers)
+    if (state_->reach(controller) != nullptr) controller.connected = true;
+}
+
+void FakeDataPlane::rebuild_to(int64_t percent) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  for (auto& [name, raid] : state_->raids) {
+    raid.percent = percent;
+    if (percent >= 100) raid.process_target.clear();
+  }
+}
+
+std::vector<std::string> FakeDataPlane::changes() const {
+  const std::lock_guard lock(state_->fabric->mutex);
+  return state_->changes;
+}
+
+void FakeDataPlane::forget_changes() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->changes.clear();
+}
+
+std::string FakeDataPlane::ask(const std::string& method) const {
+  const std::lock_guard lock(state_->fabric->mutex);
+  return json::serialize(state_->observe(method));
+}
+
+}  // namespace diskengine::control
