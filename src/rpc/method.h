@@ -13,6 +13,7 @@
 #include <string_view>
 #include <variant>
 
+#include "base/assert.h"
 #include "base/result.h"
 #include "runtime/task.h"
 
@@ -57,24 +58,19 @@ enum class Phase { startup, runtime, any };
 
 class MethodTable {
  public:
-  struct Entry {
-    Handler handler;
-    Phase phase;
-  };
-
-  // The name must be described in schema/ and not be taken.
-  void add(std::string_view name, Handler handler, Phase phase = Phase::runtime) {
-    const bool added = methods_.emplace(std::string(name), Entry{std::move(handler), phase}).second;
+  // The name must be described in schema/ (which also says in which phase it may be called) and not be taken.
+  void add(std::string_view name, Handler handler) {
+    const bool added = methods_.emplace(std::string(name), std::move(handler)).second;
     DE_ASSERT(added);
   }
-  const Entry* find(std::string_view name) const {
+  const Handler* find(std::string_view name) const {
     auto at = methods_.find(name);
     return at == methods_.end() ? nullptr : &at->second;
   }
-  const std::map<std::string, Entry, std::less<>>& all() const noexcept { return methods_; }
+  const std::map<std::string, Handler, std::less<>>& all() const noexcept { return methods_; }
 
  private:
-  std::map<std::string, Entry, std::less<>> methods_;
+  std::map<std::string, Handler, std::less<>> methods_;
 };
 
 }  // namespace diskengine::rpc

@@ -1,0 +1,176 @@
+#include "app.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <utility>
+
+#include "base/log.h"
+#include "startup_config.h"
+#include "version.h"
+
+namespace diskengine::app {
+
+App::App(Options options) : options_(std::move(options)), random_(Random::from_system()) {}
+
+Result<void> App::make_reactors() {
+  cpu_set_t usable;
+  CPU_ZERO(&usable);
+  sched_getaffinity(0, sizeof usable, &usable);
+  std::vector<int> cores = options_.cores;
+  if (cores.empty()) cores.push_back(-1);
+  for (size_t i = 0; i < cores.size(); ++i) {
+    const int core = cores[i];
+    if (core >= 0 && (core >= CPU_SETSIZE || !CPU_ISSET(core, &usable)))
+      return Error(Errc::invalid_argument, fmt::format("-m names core {}, which this process may not use", core));
+    Reactor::Options reactor;
+    reactor.name = fmt::format("reactor_{}", i);
+    reactor.id = static_cast<unsigned>(i);
+    reactor.cpu = core;
+    reactors_.push_back(std::make_unique<Reactor>(std::move(reactor)));
+  }
+  for (size_t i = 1; i < reactors_.size(); ++i) {
+    threads_.emplace_back([reactor = reactors_[i].get()] { reactor->run(); });
+    pthread_setname_np(threads_.back().native_handle(), reactors_[i]->name().c_str());
+  }
+  return {};
+}
+
+void App::add_methods() {
+  control_.version_major = kVersionMajor;
+  control_.version_minor = kVersionMinor;
+  control_.version_patch = kVersionPatch;
+  control_.start_init = [this] { return start_init(); };
+  rpc::add_app_methods(methods_, *dispatcher_, control_);
+  for (const Layer& layer : layers_)
+    if (layer.add_methods) layer.add_methods(methods_);
+}
+
+int App::run() {
+  Result<int> signal_fd = SignalSource::open();  // before there is any other thread
+  log_start(options_.log_level);
+  for (const std::string& note : options_.notes) LOG_WARN("app", "{}", note);
+  Result<void> made = signal_fd ? make_reactors() : Result<void>(signal_fd.error());
+  if (made) {
+    signals_ = std::make_unique<SignalSource>(*signal_fd, [this](int number) { on_signal(number); });
+    reactors_.front()->post([this] { begin(); });
+    reactors_.front()->run();
+  } else {
+    std::fprintf(stderr, "diskengine-io: %s\n", made.error().message().c_str());
+    exit_code_ = 1;
+  }
+  for (size_t i = 1; i < reactors_.size(); ++i) reactors_[i]->stop();
+  for (std::thread& thread : threads_) thread.join();
+  while (!layers_.empty()) layers_.pop_back();
+  log_stop();
+  return exit_code_;
+}
+
+void App::begin() {
+  Reactor& main = *reactors_.front();
+  main.add(*signals_);
+  devices_ = std::make_unique<DeviceRegistry>(main);
+  dispatcher_ = std::make_unique<rpc::Dispatcher>(main, methods_);
+  LayerContext context{.reactors = {}, .devices = *devices_, .random = random_, .vhost_dir = options_.vhost_dir};
+  for (const auto& reactor : reactors_) context.reactors.push_back(reactor.get());
+  layers_ = make_layers(context);
+  add_methods();
+  spawn<Result<void>>(start(), [this](Result<void> started) {
+    starting_ = false;
+    if (stopping_) {  // a signal came meanwhile
+      stop_soon();
+    } else if (started) {
+      say_ready();
+    } else {
+      std::fprintf(stderr, "diskengine-io: %s\n", started.error().message().c_str());
+      exit_code_ = 1;
+      stopping_ = true;
+      stop_soon();
+    }
+  });
+}
+
+Task<Result<void>> App::start() {
+  Result<void> verified = dispatcher_->verify();
+  if (!verified) co_return verified;
+  // The socket's lock comes first: two processes with one socket would fight over disks and ports as well.
+  Result<rpc::Listener> listener = rpc::Listener::open(options_.rpc_path);
+  if (!listener) co_return listener.error();
+  if (!options_.config_path.empty()) {
+    Task<Result<void>> applying =
+        apply_startup_config(*dispatcher_, options_.config_path, options_.ignore_config_errors);
+    Result<void> applied = co_await applying;
+    if (!applied) co_return applied;
+  } else if (!options_.wait_for_rpc) {
+    dispatcher_->set_running();
+  }
+  Result<std::unique_ptr<rpc::Server>> server = rpc::Server::start(std::move(*listener), *dispatcher_);
+  if (!server) co_return server.error();
+  server_ = std::move(*server);
+  co_return Result<void>{};
+}
+
+Task<Result<void>> App::start_init() {
+  dispatcher_->set_running();
+  co_return Result<void>{};
+}
+
+void App::say_ready() const {
+  std::printf("diskengine-io %s ready: rpc %s, reactors %zu%s\n", kVersion, options_.rpc_path.c_str(), reactors_.size(),
+              options_.wait_for_rpc ? ", waiting for framework_start_init" : "");
+  std::fflush(stdout);
+}
+
+void App::on_signal(int number) {
+  if (stopping_) {
+    LOG_ERROR("app", "signal {} again: ending at once", number);
+    log_stop();
+    _exit(1);
+  }
+  LOG_INFO("app", "signal {}: stopping", number);
+  stopping_ = true;
+  dispatcher_->refuse();
+  if (!starting_) stop_soon();
+}
+
+void App::stop_soon() {
+  reactors_.front()->post([this] { spawn(stop(), [this] { reactors_.front()->stop(); }); });
+}
+
+Task<void> App::stop() {
+  Reactor& main = *reactors_.front();
+  dispatcher_->refuse();
+  for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
+    if (!layer->stop) continue;
+    LOG_DEBUG("app", "stopping {}", layer->name);
+    Task<void> stopping = layer->stop();
+    co_await stopping;
+  }
+  Task<void> removing = remove_devices();
+  co_await removing;
+  OneShot<bool> drained(main);
+  dispatcher_->drain([&drained] { drained.set(true); });
+  co_await drained;
+  if (server_) server_->stop();
+  main.remove(*signals_);
+}
+
+// What no layer took away itself, the newest first: a device may stand on older ones.
+Task<void> App::remove_devices() {
+  std::vector<std::shared_ptr<Device>> left = devices_->all();
+  std::vector<std::string> names;
+  for (const std::shared_ptr<Device>& device : left) names.push_back(device->name());
+  left.clear();
+  for (const std::string& name : names) {
+    Task<Result<void>> removing = devices_->remove(name, kDeviceDrainNs);
+    Result<void> removed = co_await removing;
+    if (removed) continue;
+    LOG_ERROR("app", "{}", removed.error().message());
+    exit_code_ = 1;
+  }
+}
+
+}  // namespace diskengine::app

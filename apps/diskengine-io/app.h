@@ -1,0 +1,65 @@
+// The data plane process: reactors, devices, layers, RPC, and the order in which they come up and go down.
+//
+// Up: reactors, layers, RPC socket, start-up configuration, the line that says ready. Down, on SIGTERM or SIGINT: no
+// more requests, layers stop from the top of the path down, devices go, calls under way finish, RPC ends, reactors
+// stop.
+//
+// Threads: run() on the process's main thread, which becomes the main reactor's.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "block/registry.h"
+#include "layers.h"
+#include "options.h"
+#include "rpc/dispatcher.h"
+#include "rpc/methods_app.h"
+#include "rpc/server.h"
+#include "runtime/random.h"
+#include "signals.h"
+
+namespace diskengine::app {
+
+class App {
+ public:
+  explicit App(Options options);
+  App(const App&) = delete;
+  App& operator=(const App&) = delete;
+
+  // Returns the exit code: 0 after a clean stop, 1 when it could not start.
+  int run();
+
+ private:
+  static constexpr uint64_t kDeviceDrainNs = 10'000'000'000;
+
+  Result<void> make_reactors();
+  void begin();  // on the main reactor
+  void add_methods();
+  Task<Result<void>> start();
+  Task<Result<void>> start_init();
+  void say_ready() const;
+  void on_signal(int number);
+  void stop_soon();
+  Task<void> stop();
+  Task<void> remove_devices();
+
+  Options options_;
+  Random random_;
+  std::vector<std::unique_ptr<Reactor>> reactors_;
+  std::vector<std::thread> threads_;  // of the reactors but the main one
+  std::unique_ptr<DeviceRegistry> devices_;
+  std::vector<Layer> layers_;
+  rpc::MethodTable methods_;
+  rpc::AppControl control_;
+  std::unique_ptr<rpc::Dispatcher> dispatcher_;
+  std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<SignalSource> signals_;
+  bool starting_ = true;
+  bool stopping_ = false;
+  int exit_code_ = 0;
+};
+
+}  // namespace diskengine::app

@@ -1,0 +1,24 @@
+#include "layers.h"
+
+#include "rpc/methods_bdev_disk.h"
+
+namespace diskengine::app {
+namespace {
+
+Layer disks(const LayerContext& context) {
+  Layer layer{.name = "disks", .subsystem = "bdev", .add_methods = {}, .config_calls = {}, .stop = {}};
+  layer.add_methods = [&devices = context.devices, &random = context.random](rpc::MethodTable& methods) {
+    rpc::add_disk_methods(methods, devices, random);
+  };
+  return layer;
+}
+
+}  // namespace
+
+std::vector<Layer> make_layers(const LayerContext& context) {
+  std::vector<Layer> layers;
+  layers.push_back(disks(context));
+  return layers;
+}
+
+}  // namespace diskengine::app

@@ -1,0 +1,45 @@
+// The layers of the data plane, wired together: the one list of what this process is made of. To add a layer, write its
+// function in layers.cpp and put it into make_layers().
+//
+// Threads: main reactor. Owned by the App, which destroys layers in reverse order after all have stopped.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "block/registry.h"
+#include "rpc/method.h"
+#include "runtime/random.h"
+#include "runtime/reactor.h"
+#include "runtime/task.h"
+
+namespace diskengine::app {
+
+// What layers are built on. Outlives them.
+struct LayerContext {
+  std::vector<Reactor*> reactors;  // the first is the main one
+  DeviceRegistry& devices;
+  Random& random;
+  std::string vhost_dir;
+
+  Reactor& main() const { return *reactors.front(); }
+};
+
+// One layer: its manager, held by the closures, and what the process does with it. Empty functions: nothing to do.
+struct Layer {
+  std::string name;       // for the log
+  std::string subsystem;  // SPDK's name of it, for framework_get_config: bdev, nvmf, vhost_blk, ...
+  // Adds the layer's RPC methods.
+  std::function<void(rpc::MethodTable&)> add_methods;
+  // The calls that make its objects again, each the text of {"method":...,"params":{...}}, in an order that works. What
+  // Device::config_json says comes after those of every layer of subsystem bdev, by itself, in order of creation.
+  std::function<std::vector<std::string>()> config_calls;
+  // Refuses new work, drains what is under way and gives up its devices. Layers stop in reverse order of the list.
+  std::function<Task<void>()> stop;
+};
+
+// From the bottom of the path to its top.
+std::vector<Layer> make_layers(const LayerContext& context);
+
+}  // namespace diskengine::app
