@@ -79,37 +79,26 @@ void visit_reactors(std::vector<Reactor*> reactors, std::function<void(Reactor&)
 
 }  // namespace
 
-void Device::collect_stats(std::function<void(const IoStats&)> done) {
-  auto sum = std::make_shared<IoStats>();
+void Device::collect_stats(StatsReset reset, std::function<void(DeviceStats)> done) {
+  auto found = std::make_shared<DeviceStats>();
   std::shared_ptr<ChannelSet> set = channels_;
   {
     std::lock_guard lock(set->mutex);
-    sum->merge(set->closed);
+    found->total.merge(set->closed);
+    set->closed.reset(reset);
   }
   visit_reactors(
       set->reactors(),
-      [set, sum](Reactor& reactor) {
+      [set, found, reset](Reactor& reactor) {
         std::lock_guard lock(set->mutex);
-        for (Channel* channel : set->open)
-          if (&channel->reactor() == &reactor) sum->merge(channel->stats());
+        for (Channel* channel : set->open) {
+          if (&channel->reactor() != &reactor) continue;
+          found->channels.push_back({reactor.id(), channel->stats()});
+          found->total.merge(channel->stats());
+          channel->reset_stats(reset);
+        }
       },
-      Reactor::current(), [sum, done = std::move(done)] { done(*sum); });
-}
-
-void Device::reset_stats() {
-  std::shared_ptr<ChannelSet> set = channels_;
-  {
-    std::lock_guard lock(set->mutex);
-    set->closed.reset();
-  }
-  visit_reactors(
-      set->reactors(),
-      [set](Reactor& reactor) {
-        std::lock_guard lock(set->mutex);
-        for (Channel* channel : set->open)
-          if (&channel->reactor() == &reactor) channel->reset_stats();
-      },
-      nullptr, [] {});
+      Reactor::current(), [found, done = std::move(done)] { done(std::move(*found)); });
 }
 
 // Runs the completions that came inside start().

@@ -57,13 +57,25 @@ struct OpStats {
   uint64_t min_ticks = UINT64_MAX;
 };
 
+// What a collection of statistics sets back once it has read them.
+enum class StatsReset { nothing, extremes, errors, everything };
+
 // Counted by each channel on its own reactor; Device::collect_stats adds them up.
 struct IoStats {
   std::array<OpStats, kOps> ops;
   // Latency in ticks of reads, writes, and everything else.
   std::array<Histogram, 3> latency;
   void merge(const IoStats& other) noexcept;
-  void reset() noexcept;
+  void reset(StatsReset what = StatsReset::everything) noexcept;
+};
+
+struct DeviceStats {
+  struct PerChannel {
+    unsigned reactor_id;
+    IoStats stats;
+  };
+  IoStats total;                     // all channels, past and present, over all reactors
+  std::vector<PerChannel> channels;  // the open ones
 };
 
 class Channel : public ListHook {
@@ -83,7 +95,7 @@ class Channel : public ListHook {
   Reactor& reactor() const noexcept { return reactor_; }
   uint64_t outstanding() const noexcept { return outstanding_; }
   const IoStats& stats() const noexcept { return stats_; }
-  void reset_stats() noexcept { stats_.reset(); }
+  void reset_stats(StatsReset what) noexcept { stats_.reset(what); }
   // Runs `idle` once nothing was outstanding (at once if so): for closing. The closer submits nothing meanwhile.
   void when_idle(std::function<void()> idle);
 
@@ -145,9 +157,8 @@ class Device : public std::enable_shared_from_this<Device> {
   void unwatch(DeviceWatcher& watcher) noexcept { watchers_.remove(watcher); }
   bool removed() const noexcept { return removed_; }
 
-  // Adds up the statistics of all channels, past and present, over all reactors; calls `done` on the calling reactor.
-  void collect_stats(std::function<void(const IoStats&)> done);
-  void reset_stats();
+  // Visits all channels on their reactors, then calls `done` on the calling reactor.
+  void collect_stats(StatsReset reset, std::function<void(DeviceStats)> done);
 
   // What goes under "driver_specific" in bdev_get_bdevs, as JSON text ("{}" by default). Main reactor.
   virtual std::string driver_specific_json() const { return "{}"; }

@@ -113,11 +113,41 @@ TEST_F(ChannelTest, StatisticsAddUpOverOpenAndClosedChannels) {
   channel->submit(second);
   reactor.turn();
   IoStats got;
-  device->collect_stats([&](const IoStats& stats) { got = stats; });
+  device->collect_stats(StatsReset::everything, [&](DeviceStats stats) { got = stats.total; });
   reactor.turn();
   EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].count, 2u);
   EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].bytes, 3u * 512);
   EXPECT_EQ(got.latency[1].total(), 2u);
+
+  size_t channels = 0;
+  device->collect_stats(StatsReset::nothing, [&](DeviceStats stats) {
+    got = stats.total;
+    channels = stats.channels.size();
+  });
+  reactor.turn();
+  EXPECT_EQ(channels, 1u);
+  EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].count, 0u) << "the first collection reset everything";
+  EXPECT_EQ(got.latency[1].total(), 0u);
+}
+
+TEST(IoStats, ResetsOnlyWhatIsAskedFor) {
+  const auto counted = [] {
+    IoStats stats;
+    stats.ops[0] = {.count = 3, .bytes = 1536, .errors = 1, .ticks = 30, .max_ticks = 20, .min_ticks = 4};
+    return stats;
+  };
+  IoStats extremes = counted();
+  extremes.reset(StatsReset::extremes);
+  EXPECT_EQ(extremes.ops[0].max_ticks, 0u);
+  EXPECT_EQ(extremes.ops[0].min_ticks, UINT64_MAX);
+  EXPECT_EQ(extremes.ops[0].count, 3u);
+  IoStats errors = counted();
+  errors.reset(StatsReset::errors);
+  EXPECT_EQ(errors.ops[0].errors, 0u);
+  EXPECT_EQ(errors.ops[0].max_ticks, 20u);
+  IoStats nothing = counted();
+  nothing.reset(StatsReset::nothing);
+  EXPECT_EQ(nothing.ops[0].errors, 1u);
 }
 
 TEST(Device, HasOneOwnerAtATime) {

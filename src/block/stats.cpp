@@ -18,9 +18,24 @@ void IoStats::merge(const IoStats& other) noexcept {
   for (size_t i = 0; i < latency.size(); ++i) latency[i].merge(other.latency[i]);
 }
 
-void IoStats::reset() noexcept {
-  ops.fill(OpStats{});
-  for (Histogram& histogram : latency) histogram.reset();
+void IoStats::reset(StatsReset what) noexcept {
+  switch (what) {
+    case StatsReset::nothing:
+      break;
+    case StatsReset::extremes:
+      for (OpStats& op : ops) {
+        op.max_ticks = OpStats{}.max_ticks;
+        op.min_ticks = OpStats{}.min_ticks;
+      }
+      break;
+    case StatsReset::errors:
+      for (OpStats& op : ops) op.errors = 0;
+      break;
+    case StatsReset::everything:
+      ops.fill(OpStats{});
+      for (Histogram& histogram : latency) histogram.reset();
+      break;
+  }
 }
 
 }  // namespace diskengine

@@ -210,6 +210,8 @@ class Reactor {
   // All sources of this reactor, for thread_get_pollers.
   void for_each_source(const std::function<void(const Source&)>& visit);
 
+  size_t timers_armed() const noexcept { return timers_.size(); }
+
   // A submission queue entry to prepare; hand it over with submit(). Never null: a full queue is submitted first.
   io_uring_sqe* sqe() noexcept;
   void submit(io_uring_sqe* entry, RingOp& op) noexcept;
