@@ -165,6 +165,7 @@ Task<void> App::remove_devices() {
   for (const std::shared_ptr<Device>& device : left) names.push_back(device->name());
   left.clear();
   for (const std::string& name : names) {
+    if (!devices_->find(name)) continue;  // went with the device it stood on
     Task<Result<void>> removing = devices_->remove(name, kDeviceDrainNs);
     Result<void> removed = co_await removing;
     if (removed) continue;

@@ -1,6 +1,8 @@
 #include "layers.h"
 
+#include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
+#include "rpc/methods_perf.h"
 
 namespace diskengine::app {
 namespace {
@@ -9,6 +11,8 @@ Layer disks(const LayerContext& context) {
   Layer layer{.name = "disks", .subsystem = "bdev", .add_methods = {}, .config_calls = {}, .stop = {}};
   layer.add_methods = [&devices = context.devices, &random = context.random](rpc::MethodTable& methods) {
     rpc::add_disk_methods(methods, devices, random);
+    rpc::add_decorator_methods(methods, devices, random);
+    rpc::add_perf_methods(methods, devices);
   };
   return layer;
 }

@@ -41,8 +41,11 @@ std::string lock_holder(const struct stat& file) {
     char kind[16], mode[16], access[16];
     int pid = 0;
     if (std::sscanf(line.c_str(), "%*d: %15s %15s %15s %d", kind, mode, access, &pid) != 4 || pid <= 0) continue;
+    // The command line's first word: threads rename themselves.
     std::string name;
-    std::getline(std::ifstream(fmt::format("/proc/{}/comm", pid)) >> std::ws, name);
+    std::ifstream command(fmt::format("/proc/{}/cmdline", pid));
+    std::getline(command, name, '\0');
+    name.erase(0, name.rfind('/') + 1);
     return name.empty() ? fmt::format("process {}", pid) : fmt::format("process {} ({})", pid, name);
   }
   return {};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "disk/ram.h"
+#include "disk/uring.h"
 #include "rpc/params.h"
 
 namespace diskengine::rpc {
@@ -16,6 +17,24 @@ std::string free_name(const DeviceRegistry& devices, std::string_view prefix) {
     std::string name = fmt::format("{}{}", prefix, i);
     if (!devices.find(name)) return name;
   }
+}
+
+template <typename Disk>
+Result<std::shared_ptr<Disk>> find_as(const DeviceRegistry& devices, const std::string& name, std::string_view what) {
+  TRY_ASSIGN(std::shared_ptr<Device> device, devices.find(name));
+  std::shared_ptr<Disk> disk = std::dynamic_pointer_cast<Disk>(device);
+  if (disk == nullptr)
+    return Error(Errc::no_device, fmt::format("bdev '{}' is a {}, not a {}", name, device->info().product_name, what));
+  return disk;
+}
+
+Task<Reply> remove(DeviceRegistry& devices, std::shared_ptr<Device> device) {
+  const std::string name = device->name();
+  device.reset();
+  Task<Result<void>> removing = devices.remove(name);
+  Result<void> removed = co_await removing;
+  if (!removed) co_return removed.error();
+  co_return json::value(true);
 }
 
 Task<Reply> malloc_create(DeviceRegistry& devices, Random& random, json::object params) {
@@ -34,16 +53,44 @@ Task<Reply> malloc_create(DeviceRegistry& devices, Random& random, json::object 
 }
 
 Task<Reply> malloc_delete(DeviceRegistry& devices, json::object params) {
-  const std::string name = text_param(params, "name");
-  Result<std::shared_ptr<Device>> found = devices.find(name);
+  Result<std::shared_ptr<RamDisk>> found = find_as<RamDisk>(devices, text_param(params, "name"), "RAM disk");
   if (!found) co_return found.error();
-  if (dynamic_cast<RamDisk*>(found->get()) == nullptr)
-    co_return Error(Errc::no_device,
-                    fmt::format("bdev '{}' is a {}, not a RAM disk", name, (*found)->info().product_name));
-  found->reset();
-  Task<Result<void>> removing = devices.remove(name);
-  Result<void> removed = co_await removing;
-  if (!removed) co_return removed.error();
+  Task<Reply> removing = remove(devices, std::move(*found));
+  Reply reply = co_await removing;
+  co_return reply;
+}
+
+Task<Reply> uring_create(DeviceRegistry& devices, Random& random, UringDisk::Flavour flavour, json::object params) {
+  UringDisk::Options options;
+  options.name = text_param(params, "name");
+  options.path = text_param(params, "filename");
+  options.block_size = static_cast<uint32_t>(uint_param(params, "block_size"));
+  options.uuid = uuid_param(params, "uuid").value_or(Uuid{});
+  if (options.uuid.is_nil()) options.uuid = random.uuid();
+  options.read_only = flavour == UringDisk::Flavour::aio && bool_param(params, "readonly");
+  options.flavour = flavour;
+  if (devices.find(options.name))
+    co_return Error(Errc::already_exists, fmt::format("there is a bdev named '{}' already", options.name));
+  Result<std::shared_ptr<UringDisk>> disk = UringDisk::create(options);
+  if (!disk) co_return disk.error();
+  Result<void> added = devices.add(std::move(*disk));
+  if (!added) co_return added.error();
+  co_return json::value(json::string(options.name));
+}
+
+Task<Reply> uring_delete(DeviceRegistry& devices, json::object params) {
+  Result<std::shared_ptr<UringDisk>> found = find_as<UringDisk>(devices, text_param(params, "name"), "file disk");
+  if (!found) co_return found.error();
+  Task<Reply> removing = remove(devices, std::move(*found));
+  Reply reply = co_await removing;
+  co_return reply;
+}
+
+Task<Reply> uring_rescan(DeviceRegistry& devices, json::object params) {
+  Result<std::shared_ptr<UringDisk>> found = find_as<UringDisk>(devices, text_param(params, "name"), "file disk");
+  if (!found) co_return found.error();
+  Result<void> rescanned = (*found)->rescan();
+  if (!rescanned) co_return rescanned.error();
   co_return json::value(true);
 }
 
@@ -53,6 +100,17 @@ void add_disk_methods(MethodTable& methods, DeviceRegistry& devices, Random& ran
   methods.add("bdev_malloc_create",
               [&](json::object params) { return malloc_create(devices, random, std::move(params)); });
   methods.add("bdev_malloc_delete", [&](json::object params) { return malloc_delete(devices, std::move(params)); });
+  // SPDK's two names for a disk in a file; here they are one.
+  methods.add("bdev_uring_create", [&](json::object params) {
+    return uring_create(devices, random, UringDisk::Flavour::uring, std::move(params));
+  });
+  methods.add("bdev_aio_create", [&](json::object params) {
+    return uring_create(devices, random, UringDisk::Flavour::aio, std::move(params));
+  });
+  for (const char* name : {"bdev_uring_delete", "bdev_aio_delete"})
+    methods.add(name, [&](json::object params) { return uring_delete(devices, std::move(params)); });
+  for (const char* name : {"bdev_uring_rescan", "bdev_aio_rescan"})
+    methods.add(name, [&](json::object params) { return uring_rescan(devices, std::move(params)); });
 }
 
 }  // namespace diskengine::rpc

@@ -1,4 +1,4 @@
-// The methods of the disks (SPDK: bdev_malloc_*).
+// The methods of the disks (SPDK: bdev_malloc_*, bdev_uring_*, bdev_aio_*).
 #pragma once
 
 #include "block/registry.h"
