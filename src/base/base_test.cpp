@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/base64.h"
 #include "base/checked.h"
 #include "base/crc32c.h"
 #include "base/histogram.h"
@@ -37,6 +38,15 @@ TEST(Crc32c, MatchesTheValueOfRfc3720) {
   EXPECT_EQ(crc32c(digits, 9), 0xe3069283u);
   uint32_t state = crc32c_update(kCrc32cSeed, digits, 4);
   EXPECT_EQ(crc32c_finish(crc32c_update(state, digits + 4, 5)), 0xe3069283u);
+}
+
+TEST(Base64, MatchesTheVectorsOfRfc4648) {
+  EXPECT_EQ(base64_encode(""), "");
+  EXPECT_EQ(base64_encode("f"), "Zg==");
+  EXPECT_EQ(base64_encode("fo"), "Zm8=");
+  EXPECT_EQ(base64_encode("foo"), "Zm9v");
+  EXPECT_EQ(base64_encode("foobar"), "Zm9vYmFy");
+  EXPECT_EQ(base64_encode("\xff\xfe"), "//4=");
 }
 
 TEST(Uuid, TextRoundTripsAndNonsenseIsRefused) {
