@@ -5,10 +5,14 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <utility>
 
 #include "base/log.h"
+#include "rpc/methods_log.h"
+#include "rpc/methods_notify.h"
 #include "startup_config.h"
 #include "version.h"
 
@@ -39,12 +43,41 @@ Result<void> App::make_reactors() {
   return {};
 }
 
+// SPDK's subsystems: bdev is made of several layers, and of what its devices say themselves.
+void App::make_subsystems() {
+  const auto calls_of = [this](const std::string& subsystem) {
+    std::vector<std::string> calls;
+    for (const Layer& layer : layers_)
+      if (layer.subsystem == subsystem && layer.config_calls)
+        std::ranges::move(layer.config_calls(), std::back_inserter(calls));
+    return calls;
+  };
+  subsystems_.push_back({"iobuf", {}, [this] { return rpc::iobuf_calls(*bdevs_); }});
+  subsystems_.push_back({"bdev", {"iobuf"}, [this, calls_of] {
+                           std::vector<std::string> calls = rpc::bdev_option_calls(*bdevs_);
+                           std::ranges::move(calls_of("bdev"), std::back_inserter(calls));
+                           std::ranges::move(rpc::bdev_device_calls(*bdevs_), std::back_inserter(calls));
+                           return calls;
+                         }});
+  for (const Layer& layer : layers_) {
+    const auto same = [&](const rpc::Subsystem& subsystem) { return subsystem.name == layer.subsystem; };
+    if (std::ranges::none_of(subsystems_, same))
+      subsystems_.push_back({layer.subsystem, {"bdev"}, [calls_of, name = layer.subsystem] { return calls_of(name); }});
+  }
+}
+
 void App::add_methods() {
   control_.version_major = kVersionMajor;
   control_.version_minor = kVersionMinor;
   control_.version_patch = kVersionPatch;
   control_.start_init = [this] { return start_init(); };
   rpc::add_app_methods(methods_, *dispatcher_, control_);
+  rpc::add_log_methods(methods_);
+  rpc::add_config_methods(methods_, subsystems_);
+  rpc::add_thread_methods(methods_, reactor_list_, *devices_, *switches_);
+  rpc::add_notify_methods(methods_, *events_);
+  rpc::add_bdev_methods(methods_, *bdevs_);
+  rpc::add_stats_methods(methods_, *devices_, *histograms_);
   for (const Layer& layer : layers_)
     if (layer.add_methods) layer.add_methods(methods_);
 }
@@ -73,10 +106,22 @@ void App::begin() {
   Reactor& main = *reactors_.front();
   main.add(*signals_);
   devices_ = std::make_unique<DeviceRegistry>(main);
+  events_ = std::make_unique<rpc::DeviceEvents>(*devices_);
+  histograms_ = std::make_unique<rpc::HistogramMarks>(*devices_);
   dispatcher_ = std::make_unique<rpc::Dispatcher>(main, methods_);
-  LayerContext context{.reactors = {}, .devices = *devices_, .random = random_, .vhost_dir = options_.vhost_dir};
-  for (const auto& reactor : reactors_) context.reactors.push_back(reactor.get());
-  layers_ = make_layers(context);
+  for (const auto& reactor : reactors_) reactor_list_.push_back(reactor.get());
+  switches_ = std::make_unique<rpc::ContextSwitchMonitor>(reactor_list_);
+  layers_ = make_layers(
+      {.reactors = reactor_list_, .devices = *devices_, .random = random_, .vhost_dir = options_.vhost_dir});
+  bdevs_ = std::make_unique<rpc::BdevControl>(rpc::BdevControl{.devices = *devices_,
+                                                               .events = *events_,
+                                                               .dispatcher = *dispatcher_,
+                                                               .wait_for_examine = {},
+                                                               .bdev_options = {},
+                                                               .iobuf_options = {}});
+  for (const Layer& layer : layers_)
+    if (layer.wait_for_examine) bdevs_->wait_for_examine.push_back(layer.wait_for_examine);
+  make_subsystems();
   add_methods();
   spawn<Result<void>>(start(), [this](Result<void> started) {
     starting_ = false;
@@ -155,15 +200,15 @@ Task<void> App::stop() {
   dispatcher_->drain([&drained] { drained.set(true); });
   co_await drained;
   if (server_) server_->stop();
+  switches_->enable(false);
   main.remove(*signals_);
 }
 
 // What no layer took away itself, the newest first: a device may stand on older ones.
 Task<void> App::remove_devices() {
-  std::vector<std::shared_ptr<Device>> left = devices_->all();
   std::vector<std::string> names;
-  for (const std::shared_ptr<Device>& device : left) names.push_back(device->name());
-  left.clear();
+  for (const std::shared_ptr<Device>& device : events_->in_order()) names.push_back(device->name());
+  std::ranges::reverse(names);
   for (const std::string& name : names) {
     if (!devices_->find(name)) continue;  // went with the device it stood on
     Task<Result<void>> removing = devices_->remove(name, kDeviceDrainNs);

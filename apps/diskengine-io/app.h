@@ -17,6 +17,10 @@
 #include "options.h"
 #include "rpc/dispatcher.h"
 #include "rpc/methods_app.h"
+#include "rpc/methods_bdev.h"
+#include "rpc/methods_config.h"
+#include "rpc/methods_stats.h"
+#include "rpc/methods_thread.h"
 #include "rpc/server.h"
 #include "runtime/random.h"
 #include "signals.h"
@@ -37,6 +41,7 @@ class App {
 
   Result<void> make_reactors();
   void begin();  // on the main reactor
+  void make_subsystems();
   void add_methods();
   Task<Result<void>> start();
   Task<Result<void>> start_init();
@@ -50,11 +55,17 @@ class App {
   Random random_;
   std::vector<std::unique_ptr<Reactor>> reactors_;
   std::vector<std::thread> threads_;  // of the reactors but the main one
+  std::vector<Reactor*> reactor_list_;
   std::unique_ptr<DeviceRegistry> devices_;
+  std::unique_ptr<rpc::DeviceEvents> events_;
+  std::unique_ptr<rpc::HistogramMarks> histograms_;
   std::vector<Layer> layers_;
   rpc::MethodTable methods_;
-  rpc::AppControl control_;
   std::unique_ptr<rpc::Dispatcher> dispatcher_;
+  rpc::AppControl control_;
+  std::unique_ptr<rpc::BdevControl> bdevs_;
+  std::unique_ptr<rpc::ContextSwitchMonitor> switches_;
+  std::vector<rpc::Subsystem> subsystems_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<SignalSource> signals_;
   bool starting_ = true;

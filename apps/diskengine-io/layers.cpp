@@ -8,7 +8,9 @@ namespace diskengine::app {
 namespace {
 
 Layer disks(const LayerContext& context) {
-  Layer layer{.name = "disks", .subsystem = "bdev", .add_methods = {}, .config_calls = {}, .stop = {}};
+  Layer layer;
+  layer.name = "disks";
+  layer.subsystem = "bdev";
   layer.add_methods = [&devices = context.devices, &random = context.random](rpc::MethodTable& methods) {
     rpc::add_disk_methods(methods, devices, random);
     rpc::add_decorator_methods(methods, devices, random);

@@ -16,7 +16,7 @@
 
 namespace diskengine::app {
 
-// What layers are built on. Outlives them.
+// What layers are built on. The references outlive the layers; the context itself is only for make_layers().
 struct LayerContext {
   std::vector<Reactor*> reactors;  // the first is the main one
   DeviceRegistry& devices;
@@ -35,6 +35,8 @@ struct Layer {
   // The calls that make its objects again, each the text of {"method":...,"params":{...}}, in an order that works. What
   // Device::config_json says comes after those of every layer of subsystem bdev, by itself, in order of creation.
   std::function<std::vector<std::string>()> config_calls;
+  // Returns once every device that came so far was examined (for superblocks and the like).
+  std::function<Task<void>()> wait_for_examine;
   // Refuses new work, drains what is under way and gives up its devices. Layers stop in reverse order of the list.
   std::function<Task<void>()> stop;
 };
