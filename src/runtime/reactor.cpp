@@ -267,9 +267,13 @@ unsigned Reactor::poll_sources() noexcept {
 
 unsigned Reactor::run_deferred() noexcept {
   unsigned count = 0;
-  while (!deferred_.empty() && count < kDeferredPerTurnMax) {
-    deferred_.pop_front().run();
-    ++count;
+  for (unsigned round = 0; round < kDeferredRoundsMax && !deferred_.empty(); ++round) {
+    List<Deferred> due;
+    due.splice_back(deferred_);
+    while (!due.empty()) {
+      due.pop_front().run();
+      ++count;
+    }
   }
   return count;
 }

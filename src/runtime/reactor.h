@@ -140,7 +140,8 @@ class Message {
 
 class Reactor {
  public:
-  static constexpr unsigned kDeferredPerTurnMax = 65536;
+  // How often one piece of deferred work may defer itself anew within a turn; then the other sources get their turn.
+  static constexpr unsigned kDeferredRoundsMax = 8;
   static constexpr unsigned kCompletionsPerTurnMax = 1024;
   static constexpr unsigned kRegisteredFilesMax = 256;
 

@@ -209,5 +209,28 @@ TEST(Gate, ClosesRefusesAndReportsTheLastOneOut) {
   EXPECT_TRUE(empty);
 }
 
+TEST(Reactor, WorkThatDefersItselfForeverLeavesTheTurnToOthers) {
+  struct Forever final : Deferred {
+    explicit Forever(Reactor& r) : reactor(r) {}
+    ~Forever() {
+      if (linked()) unlink();
+    }
+    void run() noexcept override {
+      ++runs;
+      reactor.defer(*this);
+    }
+    Reactor& reactor;
+    unsigned runs = 0;
+  };
+  Reactor reactor({.use_ring = false});
+  Forever forever(reactor);
+  reactor.defer(forever);
+  EXPECT_TRUE(reactor.turn());
+  EXPECT_LE(forever.runs, 2 * Reactor::kDeferredRoundsMax);
+  const unsigned before = forever.runs;
+  reactor.turn();
+  EXPECT_GT(forever.runs, before);
+}
+
 }  // namespace
 }  // namespace diskengine
