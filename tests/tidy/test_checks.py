@@ -59,7 +59,7 @@ class RawCalls(unittest.TestCase):
             "client.connect(path); host->send(pdu); auto s = open_socket();",
             "// rand() and ::socket() are banned",
             'LOG_WARN("x", "clock_gettime() failed");',
-            "struct Clock { uint64_t now(); }; random_engine.random(); operand(1);",
+            "struct World { uint64_t now(); uint64_t random(); }; world.random(); operand(1);",
         ]:
             self.assertEqual(self.found(code), 0, code)
 

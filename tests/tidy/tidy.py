@@ -22,7 +22,8 @@ RAW_CALLS = {
     ),
     "random": re.compile(
         r"std::random_device|std::default_random_engine"
-        r"|(?<![\w.>:])(?:std::|::)?(?:rand|srand|random|drand48|getrandom|getentropy|arc4random)\s*\("
+        r"|(?<![\w.>:])(?:std::|::)?(?:rand|srand|drand48|getrandom|getentropy|arc4random)\s*\("
+        r"|(?<![\w:])::random\s*\("
     ),
     "socket": re.compile(
         rf"(?<![\w:>])::(?:{AMBIGUOUS_SOCKET_CALLS}|{CLEAR_SOCKET_CALLS})\s*\("

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -30,13 +31,12 @@ def parallel(function, items):
 
 def check_format(paths):
     """Every file is as clang-format leaves it; './dev fmt' mends it."""
-    problems = []
-    for path in paths:
-        command = ["clang-format", "--dry-run", "-Werror", path]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-        if run.returncode != 0:
-            problems.append(f"{path}: not formatted (./dev fmt)")
-    return problems
+    command = ["clang-format", "--dry-run", "-Werror", *paths]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    unformatted = sorted(set(re.findall(r"^(\S+?):\d+:\d+: error: code should be", run.stderr, re.MULTILINE)))
+    if run.returncode != 0 and not unformatted:
+        return [run.stderr]
+    return [f"{path}: not formatted (./dev fmt)" for path in unformatted]
 
 
 def first_include(text):
@@ -57,10 +57,12 @@ def proven_by_their_source(files):
 
 
 def flags_for(header, commands):
-    """The compile flags of a file of the same layer (or of any file)."""
-    layer = layer_of(header)
-    same = [entry for path, entry in commands.items() if layer_of(path) == layer]
-    words = shlex.split((same or list(commands.values()))[0]["command"])
+    """The compile flags of the file that stands nearest: in the same folder, else the same layer, else any."""
+
+    def nearness(path):
+        return (os.path.dirname(path) == os.path.dirname(header), layer_of(path) == layer_of(header))
+
+    words = shlex.split(commands[max(commands, key=nearness)]["command"])
     if "ccache" in words[0]:
         words = words[1:]
     stop = words.index("-o")
