@@ -23,7 +23,7 @@ namespace diskengine {
 namespace {
 
 Error open_error(const std::string& path, int positive_errno) {
-  const Error error = Error::from_errno(positive_errno, fmt::format("cannot open '{}'", path));
+  Error error = Error::from_errno(positive_errno, fmt::format("cannot open '{}'", path));
   if (positive_errno == ENOENT)
     return Error(Errc::not_found,
                  error.message() + "; the file must exist and have its full size (truncate -s makes one)");
