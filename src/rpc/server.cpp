@@ -45,7 +45,7 @@ struct Server::Connection {
   bool can_read_on() const { return !unread.empty() && !broken && open_for_requests(); }
   // Nothing will come from or go to it any more.
   bool finished() const {
-    return failed || (input_ended && outstanding == 0 && unsent() == 0 && (unread.empty() || broken));
+    return failed || gone || (input_ended && outstanding == 0 && unsent() == 0 && (unread.empty() || broken));
   }
 
   const uint64_t id;
@@ -57,6 +57,7 @@ struct Server::Connection {
   size_t outstanding = 0;    // calls under way
   bool input_ended = false;  // the client sends no more, or we take no more
   bool broken = false;       // its text cannot be read on
+  bool gone = false;         // the client closed its end; what it sent before is still carried out
   bool failed = false;       // the socket is of no use any more
 };
 
@@ -106,7 +107,7 @@ void Server::serve() {
       for (auto& [id, connection] : connections_) connection->input_ended = true;
       if (drained() || clock.now_ns() >= stop_deadline_ns) return;
     }
-    poll_once(stop_deadline_ns != 0 ? kStopPollMs : -1);
+    const bool clients_wait = poll_once(stop_deadline_ns != 0 ? kStopPollMs : -1);
     take_finished();
     for (auto& [id, connection] : connections_) {
       send_output(*connection);
@@ -116,16 +117,18 @@ void Server::serve() {
       }
     }
     drop_closed();
+    if (clients_wait) accept_clients();
   }
 }
 
 bool Server::drained() const {
   for (const auto& [id, connection] : connections_)
-    if (!connection->failed && (connection->outstanding > 0 || connection->unsent() > 0)) return false;
+    if (!connection->finished() && (connection->outstanding > 0 || connection->unsent() > 0)) return false;
   return true;
 }
 
-void Server::poll_once(int timeout_ms) {
+// Waits for events and receives; true if there are clients to accept.
+bool Server::poll_once(int timeout_ms) {
   std::vector<pollfd> fds;
   std::vector<Connection*> watched;
   fds.push_back({wake_fd_, POLLIN, 0});
@@ -137,7 +140,7 @@ void Server::poll_once(int timeout_ms) {
     fds.push_back({connection->fd, events, 0});
     watched.push_back(connection.get());
   }
-  if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return;
+  if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return false;
   if ((fds[0].revents & POLLIN) != 0) {
     uint64_t count = 0;
     while (read(wake_fd_, &count, sizeof count) < 0 && errno == EINTR) {
@@ -145,17 +148,18 @@ void Server::poll_once(int timeout_ms) {
   }
   for (size_t i = 0; i < watched.size(); ++i) {
     const short events = fds[i + 2].revents;
-    if ((events & POLLIN) != 0) {
+    if ((events & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
+      receive_rest(*watched[i]);
+    } else if ((events & POLLIN) != 0) {
       receive(*watched[i]);
-    } else if ((events & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
-      watched[i]->failed = true;  // nobody reads the answers
     }
   }
-  if ((fds[1].revents & POLLIN) != 0) accept_clients();
+  return (fds[1].revents & POLLIN) != 0;
 }
 
 void Server::accept_clients() {
   while (true) {
+    if (connections_.size() >= kConnectionsMax && !std::exchange(was_full_, true)) return;  // dead ones may show first
     const int fd = accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
       if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
@@ -168,6 +172,7 @@ void Server::accept_clients() {
       turn_away(fd);
       continue;
     }
+    was_full_ = false;
     const uint64_t id = next_connection_++;
     connections_.emplace(id, std::make_unique<Connection>(id, fd));
   }
@@ -190,9 +195,19 @@ void Server::receive(Connection& connection) {
     connection.unread.append(buffer.data(), static_cast<size_t>(got));
   } else if (got == 0) {
     connection.input_ended = true;
-  } else if (errno != EAGAIN && errno != EINTR) {
+  } else if (errno == EAGAIN) {
+    connection.input_ended = connection.input_ended || connection.gone;
+  } else if (errno != EINTR) {
     connection.failed = true;
   }
+}
+
+// The client is gone: takes what it left behind, as far as its bounds allow. Nobody reads the answers.
+void Server::receive_rest(Connection& connection) {
+  connection.gone = true;
+  while (!connection.input_ended && !connection.failed && connection.open_for_requests() &&
+         connection.unread.size() < kRequestBytesMax)
+    receive(connection);
 }
 
 // Parses and starts what was received, as far as the client's bounds allow.

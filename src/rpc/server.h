@@ -61,12 +61,13 @@ class Server {
   Server(Listener listener, int wake_fd, Dispatcher& dispatcher);
 
   void serve();
-  void poll_once(int timeout_ms);
+  bool poll_once(int timeout_ms);
   bool drained() const;
   void accept_clients();
   void turn_away(int fd);
   void take_finished();
   void receive(Connection& connection);
+  void receive_rest(Connection& connection);
   void read_on(Connection& connection);
   void handle(Connection& connection, boost::json::value&& message);
   void handle_batch(Connection& connection, boost::json::array&& requests);
@@ -82,6 +83,7 @@ class Server {
   Dispatcher& dispatcher_;
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
   uint64_t next_connection_ = 1;
+  bool was_full_ = false;  // in the last round, too, there were kConnectionsMax clients
 
   std::mutex mutex_;  // guards the two below
   std::vector<Finished> finished_;
