@@ -116,7 +116,9 @@ class DataPlane(Process):
         self.rpc_path = os.path.join(directory, f"{name}.sock")
         self.vhost_dir = os.path.join(directory, f"{name}.vhost")
         os.makedirs(self.vhost_dir, exist_ok=True)
-        arguments = [program("diskengine-io"), "-r", self.rpc_path, "-m", core_mask, "-S", self.vhost_dir]
+        arguments = [program("diskengine-io"), "-r", self.rpc_path, "-S", self.vhost_dir]
+        if core_mask is not None:  # None: one reactor on any core
+            arguments += ["-m", core_mask]
         super().__init__([*arguments, *extra_arguments], os.path.join(directory, f"{name}.log"), env)
         self.rpc = RpcClient(self.rpc_path)
         if wait_ready:

@@ -1,0 +1,49 @@
+"""The one table that './dev bench' prints."""
+
+
+def human(value):
+    if value >= 999_500:
+        return f"{value / 1e6:.2f} M"
+    if value >= 9_995:
+        return f"{value / 1e3:.0f} k"
+    return f"{value / 1e3:.1f} k" if value >= 1000 else f"{value:.0f}"
+
+
+def parts(values, digits):
+    """The sum, and what it consists of."""
+    if not values:
+        return "-"
+    text = f"{sum(values.values()):.{digits}f}"
+    if len(values) > 1:
+        text += " (" + " ".join(f"{value:.{digits}f}" for value in values.values()) + ")"
+    return text
+
+
+COLUMNS = [
+    ("", lambda r: r["case"]),
+    ("IOPS", lambda r: human(r["iops"])),
+    ("min - max", lambda r: f"{human(r['iops_min'])} - {human(r['iops_max'])}"),
+    ("p50 us", lambda r: f"{r['p50_us']:.1f}"),
+    ("p99 us", lambda r: f"{r['p99_us']:.1f}"),
+    ("p99.9 us", lambda r: f"{r['p999_us']:.1f}"),
+    ("CPU us/IO", lambda r: parts(r["cpu_us_per_io"], 2)),
+    ("calls/IO", lambda r: parts(r["calls_per_io"], 2)),
+    ("of limit", lambda r: f"{100 * r['of_limit']:.0f} %" if r["of_limit"] else ""),
+]
+
+
+def print_table(rows, idle):
+    cells = [[column(row) for _, column in COLUMNS] for row in rows]
+    widths = [max(len(line[i]) for line in [[title for title, _ in COLUMNS], *cells]) for i in range(len(COLUMNS))]
+    show = lambda line: "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths)))
+    last = None
+    for row, line in zip(rows, cells):
+        if row["title"] != last:
+            last = row["title"]
+            print(f"\n{last}  (CPU and calls: {', '.join(row['cpu_us_per_io'] or ['-'])})")
+            print(show([title for title, _ in COLUMNS]))
+        print(show(line))
+    if idle:
+        print("\nidle")
+        for volumes, percent in idle.items():
+            print(f"{volumes:4} attached volume{'s' if volumes > 1 else ' '}  {percent:.3f} % of a core")

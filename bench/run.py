@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Measures the data plane with real processes; './dev bench' builds release and calls it.
+
+Scenarios run in alternating rounds, because a machine's speed changes from minute to minute: what counts is the median
+over the rounds, and ratios are formed within a round. docs/bench.md explains the table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+
+from processes import CORES, ROOT, Stage, cpu_seconds, system_calls_during
+from report import print_table
+from scenarios import SCENARIOS, WARM_UP_S, idle_cpu_percent
+
+IDLE_VOLUMES = (1, 100)
+
+
+class Sampler(threading.Thread):
+    """Looks at the processes in the middle of a load: CPU time over half of it, then system calls if asked."""
+
+    def __init__(self, pids, seconds, count_calls):
+        super().__init__()
+        self.pids, self.seconds, self.count_calls = pids, seconds, count_calls
+        self.cpu_s, self.elapsed_s, self.calls, self.calls_elapsed_s = {}, 0.0, None, 0.0
+
+    def run(self):
+        time.sleep(WARM_UP_S + self.seconds * 0.2)
+        if self.count_calls:
+            self.calls_elapsed_s = self.seconds * 0.4
+            self.calls = {name: system_calls_during([pid], self.calls_elapsed_s / len(self.pids))
+                          for name, pid in self.pids.items()}
+            return
+        before, start = {name: cpu_seconds(pid) for name, pid in self.pids.items()}, time.monotonic()
+        time.sleep(self.seconds * 0.5)
+        self.cpu_s = {name: cpu_seconds(pid) - before[name] for name, pid in self.pids.items()}
+        self.elapsed_s = time.monotonic() - start
+
+
+def measure(scenario, case, seconds, count_calls=False):
+    """One run of one case: the load's own figures and what the processes spent on each I/O."""
+    pids = scenario.pids()
+    sampler = Sampler(pids, seconds, count_calls)
+    if pids:
+        sampler.start()
+    result = scenario.run(case, seconds)
+    if not pids:
+        return result
+    sampler.join()
+    iops = result["iops"]
+    if iops and sampler.elapsed_s:
+        result["cpu_us_per_io"] = {name: 1e6 * s / sampler.elapsed_s / iops for name, s in sampler.cpu_s.items()}
+    if iops and sampler.calls and None not in sampler.calls.values():
+        each = sampler.calls_elapsed_s / len(pids)
+        result["calls_per_io"] = {name: calls / each / iops for name, calls in sampler.calls.items()}
+    return result
+
+
+def run_round(names, seconds, results, first, cases):
+    """Each scenario once; a failed one is reported and left out, the others go on."""
+    for name in names:
+        with Stage() as stage:
+            scenario = SCENARIOS[name](stage)
+            try:
+                scenario.start()
+                for case in scenario.cases:
+                    if cases and case.key not in cases:
+                        continue
+                    progress(f"{name}: {case.key}")
+                    runs = results.setdefault(name, {}).setdefault(case.key, [])
+                    runs.append(measure(scenario, case, seconds))
+                    if first and scenario.processes:
+                        sample = measure(scenario, case, max(0.5, seconds / 2), count_calls=True)
+                        runs[-1]["calls_per_io"] = sample.get("calls_per_io")
+            except Exception as error:  # noqa: BLE001  the other scenarios are still worth measuring
+                print(f"\nbench: {name} failed: {error}", file=sys.stderr)
+                results.setdefault("failed", {})[name] = str(error)
+
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def summary(results):
+    """Medians, spreads and ratios: [{scenario, case, ...}] in table order."""
+    rows = []
+    for name, scenario in SCENARIOS.items():
+        for case in scenario.cases:
+            runs = results.get(name, {}).get(case.key)
+            if not runs:
+                continue
+            row = {"scenario": name, "title": scenario.title, "case": case.key, "work": case.work, "size": case.size,
+                   "depth": case.depth, "rounds": len(runs)}
+            for value in ("iops", "p50_us", "p99_us", "p999_us"):
+                row[value] = statistics.median(run[value] for run in runs)
+            row["iops_min"], row["iops_max"] = (f(run["iops"] for run in runs) for f in (min, max))
+            for amount in ("cpu_us_per_io", "calls_per_io"):
+                seen = [run[amount] for run in runs if run.get(amount)]
+                row[amount] = {key: statistics.median(one[key] for one in seen) for key in seen[0]} if seen else None
+            limits = results.get(scenario.limit, {}).get(case.key, []) if scenario.limit else []
+            ratios = [run["iops"] / limit["iops"] for run, limit in zip(runs, limits) if limit["iops"]]
+            row["of_limit"] = statistics.median(ratios) if ratios else None
+            rows.append(row)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./dev bench", description="Measures the data plane.")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under three minutes")
+    parser.add_argument("--only", help="comma list of scenarios: " + ", ".join(SCENARIOS) + ", idle")
+    parser.add_argument("--case", action="append", help='only this case, as in "randwrite 4k qd32"; repeatable')
+    parser.add_argument("--rounds", type=int, help="how often each scenario runs")
+    parser.add_argument("--seconds", type=float, help="how long each case is measured")
+    parser.add_argument("--json", default=os.path.join(ROOT, "build", "bench", "bench.json"), help="where results go")
+    options = parser.parse_args()
+    rounds = options.rounds or (2 if options.quick else 5)
+    seconds = options.seconds or (0.5 if options.quick else 1.5)
+    wanted = options.only.split(",") if options.only else [*SCENARIOS, "idle"]
+    unknown = set(wanted) - set(SCENARIOS) - {"idle"}
+    if unknown:
+        parser.error(f"no scenario {', '.join(sorted(unknown))}")
+    names = [name for name in SCENARIOS if name in wanted]
+    # A limit belongs to the same round as what it limits.
+    for name in list(names):
+        limit = SCENARIOS[name].limit
+        if limit and limit not in names:
+            names.insert(0, limit)
+
+    results = {}
+    for index in range(rounds):
+        run_round(names, seconds, results, first=index == 0, cases=options.case)
+    idle = {}
+    if "idle" in wanted:
+        for volumes in IDLE_VOLUMES:
+            progress(f"idle with {volumes} volumes")
+            try:
+                idle[volumes] = idle_cpu_percent(volumes, 2 if options.quick else 5)
+            except Exception as error:  # noqa: BLE001
+                print(f"\nbench: idle failed: {error}", file=sys.stderr)
+                results.setdefault("failed", {})["idle"] = str(error)
+    progress("")
+    rows = summary(results)
+    print_table(rows, idle)
+    os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
+    with open(options.json, "w") as file:
+        machine = {"cores": len(CORES), "kernel": platform.release(), "load_at_end": os.getloadavg()[0]}
+        json.dump({"machine": machine, "rows": rows, "idle_cpu_percent": idle, "raw": results}, file, indent=1)
+    print(f"\nall figures: {os.path.relpath(options.json)}")
+    return 1 if results.get("failed") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
