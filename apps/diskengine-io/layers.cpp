@@ -1,8 +1,13 @@
 #include "layers.h"
 
+#include <memory>
+#include <utility>
+
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
 #include "rpc/methods_perf.h"
+#include "rpc/methods_vhost.h"
+#include "vhost/manager.h"
 
 namespace diskengine::app {
 namespace {
@@ -19,11 +24,26 @@ Layer disks(const LayerContext& context) {
   return layer;
 }
 
+Layer vhost_controllers(const LayerContext& context) {
+  Layer layer{.name = "vhost", .subsystem = "vhost_blk", .add_methods = {}, .config_calls = {}, .stop = {}};
+  vhost::VhostManager::Options options;
+  options.main = &context.main();
+  options.reactors = context.reactors;
+  options.registry = &context.devices;
+  options.socket_dir = context.vhost_dir;
+  auto manager = std::make_shared<vhost::VhostManager>(std::move(options));
+  layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_vhost_methods(methods, *manager); };
+  layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.stop = [manager] { return manager->close(); };
+  return layer;
+}
+
 }  // namespace
 
 std::vector<Layer> make_layers(const LayerContext& context) {
   std::vector<Layer> layers;
   layers.push_back(disks(context));
+  layers.push_back(vhost_controllers(context));
   return layers;
 }
 
