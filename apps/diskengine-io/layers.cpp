@@ -25,7 +25,9 @@ Layer disks(const LayerContext& context) {
 }
 
 Layer vhost_controllers(const LayerContext& context) {
-  Layer layer{.name = "vhost", .subsystem = "vhost_blk", .add_methods = {}, .config_calls = {}, .stop = {}};
+  Layer layer;
+  layer.name = "vhost";
+  layer.subsystem = "vhost_blk";
   vhost::VhostManager::Options options;
   options.main = &context.main();
   options.reactors = context.reactors;
