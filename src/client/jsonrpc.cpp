@@ -58,7 +58,8 @@ struct JsonRpcClient::State {
   std::optional<UnixStream> stream;
   int64_t next_id = 1;
 
-  Result<json::value> exchange(std::string_view method, const json::value& params);
+  Result<void> ensure_connected(Deadline deadline);
+  Result<json::value> exchange(std::string_view method, const json::value& params, Deadline deadline);
   Result<json::value> read_answer(Deadline deadline);
 };
 
@@ -72,20 +73,25 @@ JsonRpcClient::~JsonRpcClient() = default;
 const std::string& JsonRpcClient::socket_path() const noexcept { return state_->options.socket_path; }
 
 Result<json::value> JsonRpcClient::call(std::string_view method, const json::value& params) {
-  Result<json::value> answer = state_->exchange(method, params);
+  const Deadline deadline = Deadline::after_ms(state_->options.timeout_ms);
+  TRY(state_->ensure_connected(deadline));
+  Result<json::value> answer = state_->exchange(method, params, deadline);
   if (answer) return answer;
   return std::move(answer).error().with_context(fmt::format("{} on {}", method, state_->options.socket_path));
 }
 
+// A data plane that started again has closed the old connection; that is no reason to fail the next call.
+Result<void> JsonRpcClient::State::ensure_connected(Deadline deadline) {
+  if (stream && !stream->peer_closed()) return {};
+  TRY_ASSIGN(UnixStream fresh, UnixStream::connect(options.socket_path, deadline));
+  stream = std::move(fresh);
+  return {};
+}
+
 // One request, one answer. Any failure of the transport drops the connection: the next call makes a new one, so a late
 // answer can never be taken for another call's.
-Result<json::value> JsonRpcClient::State::exchange(std::string_view method, const json::value& params) {
-  const Deadline deadline = Deadline::after_ms(options.timeout_ms);
-  // A data plane that started again has closed the old connection; that is no reason to fail the next call.
-  if (!stream || stream->peer_closed()) {
-    TRY_ASSIGN(UnixStream fresh, UnixStream::connect(options.socket_path, deadline));
-    stream = std::move(fresh);
-  }
+Result<json::value> JsonRpcClient::State::exchange(std::string_view method, const json::value& params,
+                                                   Deadline deadline) {
   const int64_t id = next_id++;
   json::object request{{"jsonrpc", "2.0"}, {"method", method}, {"id", id}};
   if (!params.is_null()) request["params"] = params;

@@ -87,7 +87,7 @@ class LoopsTest : public ::testing::Test {
   void run(int rounds = 3) {
     for (int i = 0; i < rounds; ++i) {
       for (const auto& loop : loops_) {
-        const Result<void> ran = loop->run();
+        const Result<int> ran = loop->run();
         ASSERT_TRUE(ran) << ran.error().message();
       }
       environment_.pause_ms(1000);

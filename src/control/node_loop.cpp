@@ -44,14 +44,20 @@ LoopContext NodeLoop::context() {
                      .node_id = node_id_};
 }
 
-Result<void> NodeLoop::run() {
+Result<int> NodeLoop::run() {
+  int total = 0;
   for (int i = 0; i < kMaxPassesPerRun; ++i) {
     const Result<int> steps = pass();
     TRY(record_volume_statuses());
-    if (!steps) return record_node_down(steps.error());
-    if (*steps == 0) return record_node_answers();
+    if (!steps) {
+      TRY(record_node_down(steps.error()));
+      return total;
+    }
+    total += *steps;
+    if (*steps == 0) break;
   }
-  return record_node_answers();
+  TRY(record_node_answers());
+  return total;
 }
 
 Result<int> NodeLoop::pass() { return is_storage_ ? storage_pass() : compute_pass(); }
@@ -138,8 +144,11 @@ Result<void> NodeLoop::record_node_answers() {
 
 // The node's objects say so too: a person who looks at one of them sees where the trouble is.
 Result<void> NodeLoop::record_node_down(const Error& error) {
-  const std::string reason = fmt::format("the data plane of node {} does not answer: {}; start diskengine-io -r {}",
-                                         name_, error.message(), rpc_socket_);
+  const bool is_silent = error.code() == Errc::unreachable || error.code() == Errc::timed_out;
+  const std::string reason = is_silent
+                                 ? fmt::format("no answer from the data plane of {} ({}); start diskengine-io -r {}",
+                                               name_, error.message(), rpc_socket_)
+                                 : fmt::format("the data plane of {} cannot be used: {}", name_, error.message());
   const Status down = make_status(state::kDown, reason);
   TRY_ASSIGN(const bool changed, store_.set_status(Kind::node, node_id_, down));
   if (changed) LOG_WARN("control", "{}", reason);

@@ -20,8 +20,8 @@ class NodeLoop {
   ~NodeLoop();
 
   // Observes and takes steps until none is left to take now. Whatever fails is recorded on the object, or on the node
-  // when its data plane does not answer; the Error is only for a database that does not.
-  Result<void> run();
+  // when its data plane does not answer; the Error is only for a database that does not. Returns the steps taken.
+  Result<int> run();
 
   const std::string& name() const noexcept { return name_; }
 
