@@ -1,0 +1,408 @@
+// The loops' decisions alone: what is wished and observed on one side, the one next step on the other.
+#include <gtest/gtest.h>
+
+#include "control/baremetal/attach.h"
+#include "control/baremetal/baremetal_health.h"
+#include "control/baremetal/nvme_attach.h"
+#include "control/baremetal/raidensure.h"
+#include "control/placement.h"
+#include "control/storagenode/nvmeofexport.h"
+#include "control/storagenode/provisionlvol.h"
+#include "control/volume_status.h"
+
+namespace diskengine::control {
+namespace {
+
+constexpr int64_t kBlocks = 2048;
+constexpr LoopLimits kLimits;
+
+ExportWish export_of(const std::string& host) {
+  ExportWish wish;
+  wish.nqn = "nqn:a";
+  wish.bdev_name = "uuid-a";
+  wish.address = "10.0.0.1";
+  wish.port = 4420;
+  wish.host = host;
+  return wish;
+}
+
+// A target on which everything of export_of(host) is in place.
+TargetView target_of(const std::string& host) {
+  TargetView view;
+  view.transports = {"TCP"};
+  view.bdevs.resize(1);
+  view.bdevs[0].name = "uuid-a";
+  view.subsystems.resize(1);
+  view.subsystems[0].nqn = "nqn:a";
+  view.subsystems[0].namespaces = {{1, "uuid-a"}};
+  view.subsystems[0].listeners = {{"TCP", "10.0.0.1", "4420"}};
+  if (!host.empty()) view.subsystems[0].hosts = {host};
+  return view;
+}
+
+TEST(PlanExport, nothing_is_done_when_all_is_in_place) {
+  EXPECT_EQ(plan_export(export_of("h1"), target_of("h1")).step, ExportStep::none);
+  EXPECT_EQ(plan_export(export_of("h1"), target_of("h1")).status.state, "ready");
+  EXPECT_EQ(plan_export(export_of(""), target_of("")).step, ExportStep::none);
+}
+
+TEST(PlanExport, the_old_writer_is_removed_before_the_new_one_is_admitted) {
+  const ExportPlan plan = plan_export(export_of("h2"), target_of("h1"));
+  EXPECT_EQ(plan.step, ExportStep::remove_host);
+  EXPECT_EQ(plan.host, "h1");
+  EXPECT_EQ(plan_export(export_of("h2"), target_of("")).step, ExportStep::admit_host);
+}
+
+TEST(PlanExport, a_subsystem_open_to_any_host_is_closed_first) {
+  TargetView view = target_of("h1");
+  view.subsystems[0].allow_any_host = true;
+  EXPECT_EQ(plan_export(export_of("h1"), view).step, ExportStep::disallow_any_host);
+}
+
+TEST(PlanExport, a_namespace_on_another_bdev_is_removed) {
+  TargetView view = target_of("h1");
+  view.subsystems[0].namespaces = {{3, "other"}};
+  const ExportPlan plan = plan_export(export_of("h1"), view);
+  EXPECT_EQ(plan.step, ExportStep::remove_namespace);
+  EXPECT_EQ(plan.nsid, 3);
+}
+
+TEST(PlanExport, an_export_on_another_address_gets_its_listener) {
+  ExportWish wish = export_of("h1");
+  wish.port = 4421;
+  EXPECT_EQ(plan_export(wish, target_of("h1")).step, ExportStep::add_listener);
+}
+
+TEST(PlanExport, without_its_lvol_it_waits_and_says_why) {
+  TargetView view = target_of("h1");
+  view.bdevs.clear();
+  ExportWish wish = export_of("h1");
+  wish.lvol_reason = "its lvol is failed";
+  EXPECT_EQ(plan_export(wish, view).status, (Status{"waiting", "its lvol is failed"}));
+}
+
+TEST(PlanExport, an_unwanted_export_is_deleted_and_then_withdrawn) {
+  ExportWish wish = export_of("");
+  wish.wanted = false;
+  EXPECT_EQ(plan_export(wish, target_of("")).step, ExportStep::delete_subsystem);
+  EXPECT_EQ(plan_export(wish, TargetView{}).status.state, "withdrawn");
+}
+
+TEST(PlanLvol, data_goes_only_after_its_export) {
+  Lvol lvol;
+  lvol.wanted = false;
+  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::online, false).step, LvolStep::none);
+  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::online, true).step, LvolStep::close);
+  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::stored, true).step, LvolStep::remove);
+  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::absent, true).step, LvolStep::forget);
+}
+
+TEST(PlanLvol, one_that_has_existed_is_never_made_again) {
+  Disk disk;
+  disk.status.state = "ready";
+  Lvol lvol;
+  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::absent, false).step, LvolStep::create);
+  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::partial, false).step, LvolStep::create);
+  lvol.provisioned = true;
+  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::absent, false).status.state, "failed");
+  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::partial, false).status.state, "failed");
+  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::stored, false).step, LvolStep::open);
+}
+
+// An attachment with two legs, both in sync.
+AttachmentWish attachment_of_two() {
+  AttachmentWish wish;
+  wish.id = 7;
+  wish.volume_id = 3;
+  wish.size_bytes = kBlocks * 512;
+  wish.epoch = 1;
+  wish.in_sync = {1, 2};
+  wish.host_nqn = "host";
+  wish.raid_name = "raid_3";
+  wish.vhost_name = "vhost7";
+  for (int64_t i = 1; i <= 2; ++i) {
+    LegWish leg;
+    leg.replica_id = i;
+    leg.slot = i - 1;
+    leg.nqn = "nqn:" + std::to_string(i);
+    leg.controller_name = "leg" + std::to_string(i);
+    leg.bdev_name = leg.controller_name + "n1";
+    leg.node_name = "s" + std::to_string(i);
+    leg.address = "10.0.0." + std::to_string(i);
+    leg.port = 4420;
+    leg.admitted = true;
+    leg.in_sync = true;
+    wish.legs.push_back(leg);
+  }
+  return wish;
+}
+
+void connect(const AttachmentWish& wish, size_t leg, ComputeView* view, const std::string& state = "enabled") {
+  ControllerView controller;
+  controller.name = wish.legs[leg].controller_name;
+  controller.state = state;
+  controller.traddr = wish.legs[leg].address;
+  controller.trsvcid = "4420";
+  controller.subnqn = wish.legs[leg].nqn;
+  controller.hostnqn = wish.host_nqn;
+  view->controllers.push_back(controller);
+  BdevView bdev;
+  bdev.name = wish.legs[leg].bdev_name;
+  bdev.num_blocks = kBlocks;
+  bdev.block_size = 512;
+  view->bdevs.push_back(bdev);
+}
+
+ComputeView connected_view(const AttachmentWish& wish) {
+  ComputeView view;
+  connect(wish, 0, &view);
+  connect(wish, 1, &view);
+  return view;
+}
+
+RaidView online_raid(const std::vector<std::string>& legs) {
+  RaidView raid;
+  raid.name = "raid_3";
+  raid.state = "online";
+  for (const std::string& leg : legs) raid.legs.push_back({leg, !leg.empty()});
+  return raid;
+}
+
+TEST(PlanConnection, waits_until_the_export_admits_this_host) {
+  AttachmentWish wish = attachment_of_two();
+  wish.legs[0].admitted = false;
+  wish.legs[0].replica_reason = "its export is waiting";
+  const ConnectionPlan plan = plan_connection(wish, wish.legs[0], ComputeView{});
+  EXPECT_EQ(plan.step, ConnectionStep::none);
+  EXPECT_NE(plan.reason.find("its export is waiting"), std::string::npos);
+  EXPECT_EQ(plan_connection(wish, wish.legs[1], ComputeView{}).step, ConnectionStep::attach);
+}
+
+TEST(PlanConnection, a_controller_of_another_epoch_or_address_is_detached) {
+  AttachmentWish wish = attachment_of_two();
+  const ComputeView view = connected_view(wish);
+  EXPECT_EQ(plan_connection(wish, wish.legs[0], view), ConnectionPlan{});
+  wish.host_nqn = "host of the next epoch";
+  EXPECT_EQ(plan_connection(wish, wish.legs[0], view).step, ConnectionStep::detach);
+  wish = attachment_of_two();
+  wish.legs[0].address = "10.9.9.9";
+  EXPECT_EQ(plan_connection(wish, wish.legs[0], view).step, ConnectionStep::detach);
+}
+
+TEST(PlanConnection, an_unwanted_controller_goes_after_its_mirror) {
+  AttachmentWish wish = attachment_of_two();
+  ComputeView view = connected_view(wish);
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  wish.wanted = false;
+  EXPECT_EQ(plan_connection(wish, wish.legs[0], view).step, ConnectionStep::none);
+  view.raids.clear();
+  EXPECT_EQ(plan_connection(wish, wish.legs[0], view).step, ConnectionStep::detach);
+}
+
+TEST(PlanRaid, is_created_from_all_in_sync_legs) {
+  const AttachmentWish wish = attachment_of_two();
+  const RaidPlan plan = plan_raid(wish, connected_view(wish), 0, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::create);
+  EXPECT_EQ(plan.legs, (std::vector<std::string>{"leg1n1", "leg2n1"}));
+}
+
+TEST(PlanRaid, a_leg_that_is_not_in_sync_is_never_put_in_even_when_it_is_there) {
+  AttachmentWish wish = attachment_of_two();
+  wish.legs[1].in_sync = false;
+  wish.in_sync = {1};
+  ComputeView view = connected_view(wish);
+  RaidPlan plan = plan_raid(wish, view, 0, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::create_stand_in);
+  EXPECT_EQ(plan.bdev, "standin_3_1");
+  view.bdevs.resize(view.bdevs.size() + 1);
+  view.bdevs.back().name = "standin_3_1";
+  plan = plan_raid(wish, view, 0, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::create);
+  EXPECT_EQ(plan.legs, (std::vector<std::string>{"leg1n1", "standin_3_1"}));
+  view.raids = {online_raid({"leg1n1", "standin_3_1"})};
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::remove_stand_in);
+  EXPECT_FALSE(plan_raid(wish, view, 0, kLimits).online);
+  view.raids = {online_raid({"leg1n1", ""})};
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_stand_in);
+  view.bdevs.pop_back();
+  EXPECT_TRUE(plan_raid(wish, view, 0, kLimits).online);
+}
+
+TEST(PlanRaid, a_missing_in_sync_leg_is_waited_for_and_then_excluded) {
+  const AttachmentWish wish = attachment_of_two();
+  ComputeView view;
+  connect(wish, 0, &view);
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "waiting");
+  const RaidPlan plan = plan_raid(wish, view, kLimits.leg_grace_ms, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::exclude_missing);
+  EXPECT_EQ(plan.in_sync, std::vector<int64_t>{1});
+}
+
+TEST(PlanRaid, the_last_in_sync_leg_is_never_excluded) {
+  AttachmentWish wish = attachment_of_two();
+  wish.legs[0].in_sync = false;
+  wish.in_sync = {2};
+  ComputeView view;
+  connect(wish, 0, &view);
+  const RaidPlan plan = plan_raid(wish, view, 1'000'000, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::none);
+  EXPECT_EQ(plan.status.state, "down");
+}
+
+TEST(PlanRaid, a_leg_of_the_wrong_size_is_refused) {
+  const AttachmentWish wish = attachment_of_two();
+  ComputeView view = connected_view(wish);
+  view.bdevs[1].num_blocks -= 1;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed");
+  view = connected_view(wish);
+  view.bdevs[0].block_size = 4096;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed");
+}
+
+TEST(PlanRaid, one_that_is_not_online_is_made_anew) {
+  const AttachmentWish wish = attachment_of_two();
+  ComputeView view = connected_view(wish);
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  view.raids[0].state = "offline";
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
+}
+
+TEST(PlanVhost, stands_only_on_the_right_online_mirror) {
+  AttachmentWish wish = attachment_of_two();
+  ComputeView view;
+  EXPECT_EQ(plan_vhost(wish, view, false), VhostStep::none);
+  EXPECT_EQ(plan_vhost(wish, view, true), VhostStep::create);
+  view.vhosts.resize(1);
+  view.vhosts[0].name = "vhost7";
+  view.vhosts[0].bdev_name = "raid_3";
+  EXPECT_EQ(plan_vhost(wish, view, true), VhostStep::none);
+  view.vhosts[0].bdev_name = "";
+  EXPECT_EQ(plan_vhost(wish, view, true), VhostStep::remove);
+  EXPECT_EQ(plan_vhost(wish, view, false), VhostStep::none) << "not before there is a mirror to put it on";
+  view.vhosts[0].bdev_name.reset();
+  EXPECT_EQ(plan_vhost(wish, view, true), VhostStep::none) << "a data plane that does not tell is believed";
+  wish.wanted = false;
+  EXPECT_EQ(plan_vhost(wish, view, true), VhostStep::remove);
+}
+
+TEST(PlanHealth, what_left_is_recorded_before_it_is_brought_back) {
+  AttachmentWish wish = attachment_of_two();
+  const ComputeView view = connected_view(wish);
+  HealthPlan plan = plan_health(wish, view, online_raid({"leg1n1", ""}));
+  EXPECT_EQ(plan.step, HealthStep::record_in_sync);
+  EXPECT_EQ(plan.in_sync, std::vector<int64_t>{1});
+  wish.in_sync = {1};
+  wish.legs[1].in_sync = false;
+  plan = plan_health(wish, view, online_raid({"leg1n1", ""}));
+  EXPECT_EQ(plan.step, HealthStep::add_leg);
+  EXPECT_EQ(plan.bdev, "leg2n1");
+  EXPECT_EQ(plan.status.state, "degraded");
+}
+
+TEST(PlanHealth, a_leg_under_rebuild_is_not_in_sync_and_no_second_one_is_added) {
+  AttachmentWish wish = attachment_of_two();
+  wish.in_sync = {1};
+  RaidView raid = online_raid({"leg1n1", "leg2n1"});
+  raid.process_type = "rebuild";
+  raid.process_target = "leg2n1";
+  raid.process_percent = 12;
+  const HealthPlan plan = plan_health(wish, connected_view(wish), raid);
+  EXPECT_EQ(plan.step, HealthStep::none);
+  EXPECT_EQ(plan.status.state, "rebuilding");
+  EXPECT_EQ(plan.rebuild_percent, 12);
+}
+
+TEST(PlanHealth, a_leg_whose_controller_is_away_is_not_added) {
+  AttachmentWish wish = attachment_of_two();
+  wish.in_sync = {1};
+  ComputeView view;
+  connect(wish, 0, &view);
+  connect(wish, 1, &view, "reconnect_is_delayed");
+  const HealthPlan plan = plan_health(wish, view, online_raid({"leg1n1", ""}));
+  EXPECT_EQ(plan.step, HealthStep::none);
+  EXPECT_EQ(plan.status.state, "degraded");
+  EXPECT_NE(plan.status.reason.find("10.0.0.2:4420"), std::string::npos) << plan.status.reason;
+}
+
+TEST(PlanHealth, an_empty_set_is_never_recorded) {
+  const AttachmentWish wish = attachment_of_two();
+  EXPECT_EQ(plan_health(wish, ComputeView{}, online_raid({"", ""})).step, HealthStep::none);
+}
+
+// Three storage nodes with one disk each, of the given capacities.
+Graph graph_with_disks(const std::vector<int64_t>& capacities) {
+  Graph graph;
+  for (size_t i = 0; i < capacities.size(); ++i) {
+    Node node;
+    node.id = static_cast<int64_t>(i) + 1;
+    node.name = "s" + std::to_string(node.id);
+    node.role = kRoleStorage;
+    node.status.state = "ready";
+    graph.nodes.push_back(node);
+    Disk disk;
+    disk.id = node.id * 10;
+    disk.node_id = node.id;
+    disk.capacity_bytes = capacities[i];
+    disk.status.state = "ready";
+    graph.disks.push_back(disk);
+  }
+  return graph;
+}
+
+TEST(Placement, takes_different_nodes_with_the_most_room) {
+  Graph graph = graph_with_disks({100, 300, 200});
+  EXPECT_EQ(*place_replicas(graph, 50, 2), (std::vector<int64_t>{20, 30}));
+  Lvol lvol;
+  lvol.disk_id = 20;
+  lvol.size_bytes = 260;
+  graph.lvols.push_back(lvol);
+  EXPECT_EQ(*place_replicas(graph, 50, 2), (std::vector<int64_t>{30, 10})) << "what is promised counts as used";
+}
+
+TEST(Placement, two_disks_of_one_node_are_not_two_nodes) {
+  Graph graph = graph_with_disks({100});
+  Disk second = graph.disks[0];
+  second.id = 11;
+  graph.disks.push_back(second);
+  EXPECT_EQ(place_replicas(graph, 50, 2).error().code(), Errc::no_space);
+}
+
+TEST(Placement, says_what_each_node_has) {
+  Graph graph = graph_with_disks({1 << 20, 1 << 21, 1 << 22});
+  graph.nodes[2].status.state = "down";
+  const auto refused = place_replicas(graph, 1 << 30, 2);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("s1: 1 MiB free, s2: 2 MiB free, s3: does not answer"), std::string::npos)
+      << refused.error().message();
+}
+
+TEST(VolumeStatus, a_volume_with_a_stale_replica_is_not_ready) {
+  Graph graph = graph_with_disks({100, 100});
+  Volume volume;
+  volume.id = 1;
+  volume.in_sync = {1};
+  graph.volumes = {volume};
+  for (int64_t i = 1; i <= 2; ++i) {
+    Lvol lvol;
+    lvol.id = i;
+    lvol.disk_id = i * 10;
+    lvol.provisioned = true;
+    graph.lvols.push_back(lvol);
+    VolumeLvolMapping replica;
+    replica.id = i;
+    replica.volume_id = 1;
+    replica.lvol_id = i;
+    replica.status.state = "ready";
+    graph.replicas.push_back(replica);
+  }
+  EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "degraded");
+  graph.volumes[0].in_sync = {1, 2};
+  EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "ready");
+  graph.replicas[0].status = {"down", "no answer"};
+  EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "degraded");
+  graph.replicas[1].status = {"down", "no answer"};
+  EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "down");
+}
+
+}  // namespace
+}  // namespace diskengine::control

@@ -1,0 +1,132 @@
+#include "control/supervisor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "base/log.h"
+#include "control/node_loop.h"
+
+namespace diskengine::control {
+namespace {
+
+struct Worker {
+  std::string rpc_socket;
+  std::atomic<bool> stopping{false};
+  std::thread thread;
+};
+
+}  // namespace
+
+struct Supervisor::State {
+  Store& store;
+  Environment& environment;
+  Options options;
+
+  std::mutex mutex;
+  std::condition_variable wake;
+  uint64_t pokes = 0;  // under mutex
+  bool stopping = false;
+  std::thread manager;
+  std::map<int64_t, std::unique_ptr<Worker>> workers;  // the manager's alone
+
+  State(Store& s, Environment& e, Options o) : store(s), environment(e), options(std::move(o)) {}
+
+  bool serves(const Node& node) const;
+  void poke();
+  bool wait(uint64_t* seen_pokes, const std::atomic<bool>* also_stopping);
+  void manage();
+  void take_up_nodes();
+  void run_worker(const Node& node, Worker* worker);
+};
+
+bool Supervisor::State::serves(const Node& node) const {
+  const auto contains = [](const std::vector<std::string>& list, const std::string& item) {
+    return std::find(list.begin(), list.end(), item) != list.end();
+  };
+  return contains(options.roles, node.role) && (options.nodes.empty() || contains(options.nodes, node.name));
+}
+
+void Supervisor::State::poke() {
+  {
+    const std::lock_guard lock(mutex);
+    ++pokes;
+  }
+  wake.notify_all();
+}
+
+// Until the next tick or a poke that the caller has not seen. False: end.
+bool Supervisor::State::wait(uint64_t* seen_pokes, const std::atomic<bool>* also_stopping) {
+  std::unique_lock lock(mutex);
+  const auto is_ending = [&] { return stopping || (also_stopping != nullptr && *also_stopping); };
+  wake.wait_for(lock, std::chrono::milliseconds(options.limits.tick_ms),
+                [&] { return is_ending() || pokes != *seen_pokes; });
+  *seen_pokes = pokes;
+  return !is_ending();
+}
+
+void Supervisor::State::run_worker(const Node& node, Worker* worker) {
+  NodeLoop loop(store, environment, node, options.limits);
+  uint64_t seen_pokes = 0;
+  do {
+    const Result<int> steps = loop.run();
+    if (!steps) LOG_ERROR("control", "node {}: {}", node.name, steps.error().message());
+    if (steps && *steps > 0) poke();  // other nodes may have waited for what was done here
+  } while (wait(&seen_pokes, &worker->stopping));
+}
+
+void Supervisor::State::take_up_nodes() {
+  const Result<Graph> graph = store.load_graph();
+  if (!graph) {
+    LOG_ERROR("control", "reading the nodes: {}", graph.error().message());
+    return;
+  }
+  for (const Node& node : graph->nodes) {
+    if (!serves(node)) continue;
+    std::unique_ptr<Worker>& worker = workers[node.id];
+    if (worker != nullptr && worker->rpc_socket == node.rpc_socket) continue;
+    if (worker != nullptr) {
+      worker->stopping = true;
+      wake.notify_all();
+      worker->thread.join();
+    }
+    worker = std::make_unique<Worker>();
+    worker->rpc_socket = node.rpc_socket;
+    worker->thread = std::thread([this, node, raw = worker.get()] { run_worker(node, raw); });
+  }
+}
+
+void Supervisor::State::manage() {
+  uint64_t seen_pokes = 0;
+  do take_up_nodes();
+  while (wait(&seen_pokes, nullptr));
+  for (auto& [id, worker] : workers) worker->thread.join();
+  workers.clear();
+}
+
+Supervisor::Supervisor(Store& store, Environment& environment, Options options)
+    : state_(std::make_unique<State>(store, environment, std::move(options))) {}
+
+Supervisor::~Supervisor() { stop(); }
+
+void Supervisor::start() {
+  state_->manager = std::thread([this] { state_->manage(); });
+}
+
+void Supervisor::poke() { state_->poke(); }
+
+void Supervisor::stop() {
+  if (!state_->manager.joinable()) return;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->wake.notify_all();
+  state_->manager.join();
+}
+
+}  // namespace diskengine::control
