@@ -1,0 +1,16 @@
+// The real clock and the kernel's random numbers, behind the control plane's seam. Any thread.
+#pragma once
+
+#include "control/environment.h"
+
+namespace diskengine {
+
+class SystemEnvironment final : public control::Environment {
+ public:
+  int64_t unix_ms() const override;
+  int64_t monotonic_ms() const override;
+  uint64_t random() override;
+  void pause_ms(int64_t ms) override;
+};
+
+}  // namespace diskengine

@@ -1,0 +1,43 @@
+// The subcommands. Each add_* function adds its part of the command tree; parsing sets `action` to what is to be run.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "control/cli/session.h"
+
+namespace CLI {
+class App;
+}
+
+namespace diskengine::control::cli {
+
+using Action = std::function<int(Session&)>;
+
+void add_node_commands(CLI::App& root, Action* action);
+void add_disk_commands(CLI::App& root, Action* action);
+void add_volume_commands(CLI::App& root, Action* action);
+void add_attachment_commands(CLI::App& root, Action* action);
+void add_status_commands(CLI::App& root, Action* action);
+
+// Table columns, shared by the lists and `status`.
+std::vector<Column> node_columns();
+std::vector<Column> disk_columns();
+std::vector<Column> volume_columns();
+std::vector<Column> replica_columns(bool with_volume);
+std::vector<Column> attachment_columns();
+
+Column text_column(std::string title, std::string member, bool is_wide = false);
+Column size_column(std::string title, std::string member, bool is_wide = false);
+
+// --no-wait and --timeout of a command that waits.
+struct WaitOptions {
+  bool no_wait = false;
+  std::string timeout = "60s";
+};
+void add_wait_options(CLI::App& command, const std::shared_ptr<WaitOptions>& options);
+void add_dry_run(CLI::App& command, bool* dry_run);
+
+}  // namespace diskengine::control::cli
