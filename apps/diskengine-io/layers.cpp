@@ -3,8 +3,11 @@
 #include <memory>
 #include <utility>
 
+#include "fabric/tcp/host.h"
+#include "nvme/manager.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
+#include "rpc/methods_bdev_nvme.h"
 #include "rpc/methods_perf.h"
 #include "rpc/methods_vhost.h"
 #include "vhost/manager.h"
@@ -21,6 +24,26 @@ Layer disks(const LayerContext& context) {
     rpc::add_decorator_methods(methods, devices, random);
     rpc::add_perf_methods(methods, devices);
   };
+  return layer;
+}
+
+// The NVMe host and what carries its connections.
+struct NvmeHost {
+  explicit NvmeHost(const LayerContext& context) : manager(context.main(), context.devices, tcp, context.random) {}
+  fabric::tcp::HostTransport tcp;
+  nvme::HostManager manager;
+};
+
+Layer nvme_host(const LayerContext& context) {
+  auto host = std::make_shared<NvmeHost>(context);
+  Layer layer;
+  layer.name = "nvme host";
+  layer.subsystem = "bdev";
+  layer.add_methods = [host, reactors = context.reactors](rpc::MethodTable& methods) {
+    rpc::add_bdev_nvme_methods(methods, host->manager, reactors);
+  };
+  layer.config_calls = [host] { return host->manager.config_calls(); };
+  layer.stop = [host] { return host->manager.stop(); };
   return layer;
 }
 
@@ -45,6 +68,7 @@ Layer vhost_controllers(const LayerContext& context) {
 std::vector<Layer> make_layers(const LayerContext& context) {
   std::vector<Layer> layers;
   layers.push_back(disks(context));
+  layers.push_back(nvme_host(context));
   layers.push_back(vhost_controllers(context));
   return layers;
 }
