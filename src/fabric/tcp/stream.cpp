@@ -22,7 +22,7 @@ Stream::Stream(Reactor& reactor, Staging& staging, Handler& handler, UniqueFd so
       socket_(std::move(socket)),
       connecting_(options.connecting),
       linger_([this] { fail(0); }),
-      arena_(std::make_unique<uint8_t[]>(options.output_bytes)),
+      arena_(std::make_unique_for_overwrite<uint8_t[]>(options.output_bytes)),
       arena_bytes_(options.output_bytes),
       pieces_(options.output_pieces) {
   DE_ASSERT(socket_ && !pieces_.empty());
@@ -170,7 +170,7 @@ void Stream::pop_piece() noexcept {
 void Stream::resize_output(size_t bytes, size_t pieces) {
   bytes = std::max(bytes, arena_bytes_);
   pieces = std::max(pieces, pieces_.size());
-  auto arena = std::make_unique<uint8_t[]>(bytes);
+  auto arena = std::make_unique_for_overwrite<uint8_t[]>(bytes);
   std::vector<Piece> moved(pieces);
   size_t used = 0;
   for (size_t i = 0; i < piece_count_; ++i) {
