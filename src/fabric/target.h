@@ -68,8 +68,9 @@ struct TargetCommand : ListHook {
   uint32_t data_bytes = 0;
   uint64_t received_ticks = 0;
 
-  spec::Cqe cqe;    // the answer; the handler fills in everything
-  Request request;  // for the handler's block I/O
+  spec::Cqe cqe;                                 // the answer; the handler fills in everything
+  Request request;                               // for the handler's block I/O
+  std::array<iovec, kPiecesMax> request_pieces;  // for a request that covers only a part of the data
 
   // For the handler, while it has the command.
   template <typename T>
