@@ -5,9 +5,11 @@
 
 #include "fabric/tcp/host.h"
 #include "nvme/manager.h"
+#include "nvmf/target.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
 #include "rpc/methods_bdev_nvme.h"
+#include "rpc/methods_nvmf.h"
 #include "rpc/methods_perf.h"
 #include "rpc/methods_vhost.h"
 #include "vhost/manager.h"
@@ -63,6 +65,17 @@ Layer vhost_controllers(const LayerContext& context) {
   return layer;
 }
 
+Layer nvmf_target(const LayerContext& context) {
+  auto target = std::make_shared<nvmf::Target>(context.reactors, context.devices, context.random.uuid());
+  Layer layer;
+  layer.name = "NVMe-oF target";
+  layer.subsystem = "nvmf";
+  layer.add_methods = [target](rpc::MethodTable& methods) { rpc::add_nvmf_methods(methods, *target); };
+  layer.config_calls = [target] { return target->config_calls(); };
+  layer.stop = [target] { return target->stop(); };
+  return layer;
+}
+
 }  // namespace
 
 std::vector<Layer> make_layers(const LayerContext& context) {
@@ -70,6 +83,7 @@ std::vector<Layer> make_layers(const LayerContext& context) {
   layers.push_back(disks(context));
   layers.push_back(nvme_host(context));
   layers.push_back(vhost_controllers(context));
+  layers.push_back(nvmf_target(context));
   return layers;
 }
 

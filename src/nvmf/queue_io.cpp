@@ -122,7 +122,8 @@ void Queue::start_write_zeroes(TargetCommand& command, NamespacePort& port) noex
 
 void Queue::start_deallocate(TargetCommand& command, NamespacePort& port) noexcept {
   const uint32_t ranges = (command.sqe.cdw10 & 0xff) + 1;
-  if (command.data_bytes != ranges * sizeof(spec::DsmRange)) return fail(command, Status::invalid_sgl_data_length);
+  // Linux sends room for 256 ranges, always.
+  if (command.data_bytes < ranges * sizeof(spec::DsmRange)) return fail(command, Status::invalid_sgl_data_length);
   // Everything else that this command can say is a hint.
   if ((command.sqe.cdw11 & spec::kDsmDeallocate) == 0 || !port.can_unmap) return fail(command, Status::success);
   // 256 ranges are 4096 bytes: one piece.
@@ -140,6 +141,7 @@ void Queue::start_deallocate(TargetCommand& command, NamespacePort& port) noexce
 // Goes on to the next range that is not empty; false if there is none.
 bool Queue::next_range(TargetCommand& command) noexcept {
   Io& io = command.context<Io>();
+  if (io.range == io.ranges) return false;
   const auto* at = static_cast<const uint8_t*>(command.data.front().iov_base);
   while (io.range < io.ranges) {
     const auto range = load_le<spec::DsmRange>(at + io.range++ * sizeof(spec::DsmRange));
