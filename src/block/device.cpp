@@ -165,7 +165,7 @@ void Channel::submit(Request& request) noexcept {
   DE_ASSERT(Reactor::current() == nullptr || Reactor::current() == &reactor_);
   DE_ASSERT(request.done != nullptr && !request.linked());
   request.channel = this;
-  request.submit_ticks = ticks();
+  request.submit_ticks = reactor_.batch_ticks();
   ++outstanding_;
   const bool nested = starting_;
   starting_ = true;
@@ -190,7 +190,7 @@ void Channel::finish(Request& request, IoStatus status) noexcept {
 }
 
 void Channel::complete(Request& request) noexcept {
-  const uint64_t took = ticks() - request.submit_ticks;
+  const uint64_t took = reactor_.batch_ticks() - request.submit_ticks;
   OpStats& stats = stats_.ops[static_cast<size_t>(request.op)];
   ++stats.count;
   stats.bytes += request.op == Op::flush ? 0 : request.blocks * device_->info().block_size;

@@ -60,7 +60,8 @@ struct OpStats {
 // What a collection of statistics sets back once it has read them.
 enum class StatsReset { nothing, extremes, errors, everything };
 
-// Counted by each channel on its own reactor; Device::collect_stats adds them up.
+// Counted by each channel on its own reactor, in the reactor's batch_ticks(), which requests of one batch share;
+// Device::collect_stats adds them up.
 struct IoStats {
   std::array<OpStats, kOps> ops;
   // Latency in ticks of reads, writes, and everything else.

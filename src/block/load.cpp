@@ -57,7 +57,7 @@ void LoadGenerator::run(Done done) {
   done_ = std::move(done);
   measure_from_ns_ = reactor_.clock().now_ns() + options_.warm_up_ns;
   end_ns_ = measure_from_ns_ + options_.duration_ns;
-  const uint64_t now = ticks();
+  const uint64_t now = reactor_.batch_ticks();
   outstanding_ = options_.queue_depth;
   for (uint32_t i = 0; i < options_.queue_depth; ++i) send(ios_[i], now);
 }
@@ -77,7 +77,7 @@ void LoadGenerator::on_done(Request& request) noexcept {
 }
 
 void LoadGenerator::completed(Io& io) noexcept {
-  const uint64_t now = ticks();
+  const uint64_t now = reactor_.batch_ticks();
   const uint64_t now_ns = reactor_.now_ns();
   ++result_.all_ios;
   if (!io.status.ok()) [[unlikely]] {

@@ -135,17 +135,16 @@ void Reactor::run() {
     if (sched_setaffinity(0, sizeof set, &set) != 0)
       LOG_WARN("runtime", "reactor {}: cannot pin to core {}: {}", options_.name, options_.cpu, std::strerror(errno));
   }
+  uint64_t start = ticks();
   while (!stopping_.load(std::memory_order_acquire)) {
-    const uint64_t start = ticks();
     const bool worked = run_turn();
     const uint64_t end = ticks();
-    if (worked) {
-      stats_.busy_ticks += end - start;
-      continue;
-    }
-    stats_.idle_ticks += end - start;
+    (worked ? stats_.busy_ticks : stats_.idle_ticks) += end - start;
+    start = end;
+    if (worked) continue;
     if (options_.use_ring && now_ns_ - last_work_ns_ >= options_.spin_ns) {
       block_until_event();
+      start = ticks();
     } else {
       _mm_pause();
     }
@@ -183,6 +182,7 @@ bool Reactor::run_turn() {
   run_turn_end();
   work += run_deferred();
   submit_pending();
+  batch_ticks_ = 0;
   if (work > 0) last_work_ns_ = now_ns_;
   return work > 0;
 }
@@ -203,6 +203,7 @@ unsigned Reactor::run_messages() noexcept {
     Message* message = ordered;
     ordered = message->next_;
     message->next_ = nullptr;
+    batch_ticks_ = 0;
     message->deliver();
     ++count;
   }
@@ -216,6 +217,7 @@ unsigned Reactor::run_timers() {
     Timer* timer = timers_.front();
     timer->cancel();
     ++count;
+    batch_ticks_ = 0;
     timer->fire_();  // may destroy the timer
   }
   return count;
@@ -228,6 +230,7 @@ unsigned Reactor::run_completions() noexcept {
     ++stats_.enters;
     io_uring_get_events(ring_.get());
   }
+  batch_ticks_ = 0;
   unsigned count = 0;
   io_uring_cqe* cqe = nullptr;
   while (count < kCompletionsPerTurnMax && io_uring_peek_cqe(ring_.get(), &cqe) == 0) {
@@ -249,6 +252,7 @@ unsigned Reactor::poll_sources() noexcept {
   for (size_t i = 0; i < count; ++i) {
     Source* source = hot_[i];
     if (source == nullptr) continue;
+    batch_ticks_ = 0;
     const int did = source->poll();
     if (source->reactor_ != this) continue;  // it removed itself
     ++source->polls_;
@@ -270,6 +274,7 @@ unsigned Reactor::run_deferred() noexcept {
   for (unsigned round = 0; round < kDeferredRoundsMax && !deferred_.empty(); ++round) {
     List<Deferred> due;
     due.splice_back(deferred_);
+    batch_ticks_ = 0;
     while (!due.empty()) {
       due.pop_front().run();
       ++count;
@@ -281,6 +286,7 @@ unsigned Reactor::run_deferred() noexcept {
 void Reactor::run_turn_end() noexcept {
   List<TurnEndHook> due;
   due.splice_back(turn_end_);
+  batch_ticks_ = 0;
   while (!due.empty()) due.pop_front().at_turn_end();
 }
 
