@@ -67,6 +67,7 @@ void NvmeChannel::connect(const QueueParams& params) {
     controller_->link_lost(link_, epoch_, reason);
     return;
   }
+  mode_ = Mode::holding;
   queue_ = IoQueue::make(reactor(), params, depth_, *this);
 }
 

@@ -24,7 +24,12 @@ class Discovery;
 
 // What a detach may name to be sure of the path; empty parts match anything.
 struct PathFilter {
-  std::string transport, address, service, subsystem_nqn, host_address, host_service;
+  std::string transport{};
+  std::string address{};
+  std::string service{};
+  std::string subsystem_nqn{};
+  std::string host_address{};
+  std::string host_service{};
   bool matches(const ControllerOptions& options) const;
 };
 

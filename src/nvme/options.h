@@ -28,7 +28,7 @@ struct HostOptions {
   uint32_t keep_alive_ms = 10'000;
   uint32_t io_queue_requests = 512;  // commands in flight for each queue, at most fabric::kQueueDepthMax
   int32_t retries = 3;               // of a request before it fails; -1: no limit (bdev_retry_count)
-  LossPolicy loss;
+  LossPolicy loss{};
 };
 
 struct ControllerOptions {
