@@ -9,6 +9,7 @@
 #include <array>
 #include <boost/json/serialize.hpp>
 #include <cerrno>
+#include <mutex>
 #include <utility>
 
 #include "base/log.h"
@@ -26,6 +27,39 @@ constexpr int kAcceptPauseMs = 100;              // after running out of descrip
 constexpr int kStopPollMs = 20;
 
 }  // namespace
+
+// What other threads leave for the server's.
+struct Server::Mailbox {
+  explicit Mailbox(int eventfd) : wake_fd(eventfd) {}
+  ~Mailbox() { close(wake_fd); }
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+
+  void put(Finished call) {
+    {
+      std::lock_guard lock(mutex);
+      finished.push_back(std::move(call));
+    }
+    wake();
+  }
+  void stop() {
+    {
+      std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    wake();
+  }
+  void wake() const noexcept {
+    const uint64_t one = 1;
+    while (write(wake_fd, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+  }
+
+  const int wake_fd;
+  std::mutex mutex;  // guards the two below
+  std::vector<Finished> finished;
+  bool stopping = false;
+};
 
 // Answers of a batch pile up until the last one is there.
 struct Server::Batch {
@@ -64,35 +98,22 @@ struct Server::Connection {
 Result<std::unique_ptr<Server>> Server::start(Listener listener, Dispatcher& dispatcher) {
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd < 0) return Error::from_errno(errno, "making an eventfd for the RPC server");
-  std::unique_ptr<Server> server(new Server(std::move(listener), wake_fd, dispatcher));
+  std::unique_ptr<Server> server(new Server(std::move(listener), std::make_shared<Mailbox>(wake_fd), dispatcher));
   server->thread_ = std::thread([raw = server.get()] { raw->serve(); });
   pthread_setname_np(server->thread_.native_handle(), "rpc");
   return server;
 }
 
-Server::Server(Listener listener, int wake_fd, Dispatcher& dispatcher)
-    : listener_(std::move(listener)), wake_fd_(wake_fd), dispatcher_(dispatcher) {}
+Server::Server(Listener listener, std::shared_ptr<Mailbox> mailbox, Dispatcher& dispatcher)
+    : listener_(std::move(listener)), dispatcher_(dispatcher), mailbox_(std::move(mailbox)) {}
 
-Server::~Server() {
-  stop();
-  close(wake_fd_);
-}
+Server::~Server() { stop(); }
 
 void Server::stop() {
   if (!thread_.joinable()) return;
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake();
+  mailbox_->stop();
   thread_.join();
   connections_.clear();
-}
-
-void Server::wake() noexcept {
-  const uint64_t one = 1;
-  while (write(wake_fd_, &one, sizeof one) < 0 && errno == EINTR) {
-  }
 }
 
 void Server::serve() {
@@ -100,8 +121,8 @@ void Server::serve() {
   uint64_t stop_deadline_ns = 0;
   while (true) {
     {
-      std::lock_guard lock(mutex_);
-      if (stopping_ && stop_deadline_ns == 0) stop_deadline_ns = clock.now_ns() + kStopFlushNs;
+      std::lock_guard lock(mailbox_->mutex);
+      if (mailbox_->stopping && stop_deadline_ns == 0) stop_deadline_ns = clock.now_ns() + kStopFlushNs;
     }
     if (stop_deadline_ns != 0) {
       for (auto& [id, connection] : connections_) connection->input_ended = true;
@@ -131,7 +152,7 @@ bool Server::drained() const {
 bool Server::poll_once(int timeout_ms) {
   std::vector<pollfd> fds;
   std::vector<Connection*> watched;
-  fds.push_back({wake_fd_, POLLIN, 0});
+  fds.push_back({mailbox_->wake_fd, POLLIN, 0});
   fds.push_back({listener_.fd(), static_cast<short>(timeout_ms < 0 ? POLLIN : 0), 0});
   for (auto& [id, connection] : connections_) {
     short events = 0;
@@ -143,7 +164,7 @@ bool Server::poll_once(int timeout_ms) {
   if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return false;
   if ((fds[0].revents & POLLIN) != 0) {
     uint64_t count = 0;
-    while (read(wake_fd_, &count, sizeof count) < 0 && errno == EINTR) {
+    while (read(mailbox_->wake_fd, &count, sizeof count) < 0 && errno == EINTR) {
     }
   }
   for (size_t i = 0; i < watched.size(); ++i) {
@@ -271,20 +292,17 @@ void Server::start_call(Ticket ticket, json::value&& message) {
     finish(std::move(ticket), *fault);
     return;
   }
-  dispatcher_.submit(std::move(std::get<Dispatcher::Call>(call)), [this, ticket = std::move(ticket)](Reply reply) {
-    {
-      std::lock_guard lock(mutex_);
-      finished_.push_back({ticket, std::move(reply)});
-    }
-    wake();
-  });
+  dispatcher_.submit(std::move(std::get<Dispatcher::Call>(call)),
+                     [mailbox = mailbox_, ticket = std::move(ticket)](Reply reply) {
+                       mailbox->put({ticket, std::move(reply)});
+                     });
 }
 
 void Server::take_finished() {
   std::vector<Finished> finished;
   {
-    std::lock_guard lock(mutex_);
-    finished.swap(finished_);
+    std::lock_guard lock(mailbox_->mutex);
+    finished.swap(mailbox_->finished);
   }
   for (Finished& call : finished) finish(std::move(call.ticket), std::move(call.reply));
 }

@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -57,8 +56,9 @@ class Server {
     Ticket ticket;
     Reply reply;
   };
+  struct Mailbox;
 
-  Server(Listener listener, int wake_fd, Dispatcher& dispatcher);
+  Server(Listener listener, std::shared_ptr<Mailbox> mailbox, Dispatcher& dispatcher);
 
   void serve();
   bool poll_once(int timeout_ms);
@@ -76,19 +76,14 @@ class Server {
   void answer(Connection& connection, const boost::json::value& value);
   void send_output(Connection& connection);
   void drop_closed();
-  void wake() noexcept;
 
   Listener listener_;
-  const int wake_fd_;
   Dispatcher& dispatcher_;
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
   uint64_t next_connection_ = 1;
   bool was_full_ = false;  // in the last round, too, there were kConnectionsMax clients
 
-  std::mutex mutex_;  // guards the two below
-  std::vector<Finished> finished_;
-  bool stopping_ = false;
-
+  const std::shared_ptr<Mailbox> mailbox_;  // shared with calls under way, which may outlive the server
   std::thread thread_;
 };
 
