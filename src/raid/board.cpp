@@ -1,0 +1,106 @@
+#include "raid/board.h"
+
+#include <algorithm>
+
+namespace diskengine::raid {
+
+Board::Board(Reactor& main)
+    : main_(main), current_(std::make_shared<const View>()), released_(std::make_shared<const View>()) {}
+
+void Board::join(BoardMember& member, std::shared_ptr<const View>* current, std::shared_ptr<const View>* released) {
+  std::lock_guard lock(mutex_);
+  members_.push_back(&member);
+  member.adopted_ = current_->generation;
+  member.released_ = released_->generation;
+  *current = current_;
+  *released = released_;
+}
+
+void Board::leave(BoardMember& member) {
+  std::lock_guard lock(mutex_);
+  std::erase(members_, &member);
+}
+
+void Board::report(LegFailure failure) {
+  main_.post([self = shared_from_this(), failure] {
+    if (self->on_failure) self->on_failure(failure);
+  });
+}
+
+std::vector<Reactor*> Board::reactors() const {
+  std::vector<Reactor*> all;
+  for (const BoardMember* member : members_)
+    if (std::find(all.begin(), all.end(), &member->member_reactor()) == all.end())
+      all.push_back(&member->member_reactor());
+  return all;
+}
+
+// Channels may come and go between two calls, so each call looks anew.
+BoardMember* Board::next_to_adopt(const Reactor& reactor, uint64_t generation) {
+  std::lock_guard lock(mutex_);
+  for (BoardMember* member : members_)
+    if (&member->member_reactor() == &reactor && member->adopted_ < generation) {
+      member->adopted_ = generation;
+      return member;
+    }
+  return nullptr;
+}
+
+BoardMember* Board::next_to_release(const Reactor& reactor, uint64_t generation) {
+  std::lock_guard lock(mutex_);
+  for (BoardMember* member : members_)
+    if (&member->member_reactor() == &reactor && member->released_ < generation) {
+      member->released_ = generation;
+      return member;
+    }
+  return nullptr;
+}
+
+void Board::publish(std::shared_ptr<const View> view, std::function<void()> adopted) {
+  std::vector<Reactor*> targets;
+  {
+    std::lock_guard lock(mutex_);
+    DE_ASSERT(view->generation > current_->generation);
+    current_ = view;
+    targets = reactors();
+  }
+  // The last reactor to let go of `round` calls back.
+  struct Round {
+    Reactor& main;
+    std::function<void()> adopted;
+    Round(Reactor& m, std::function<void()> done) : main(m), adopted(std::move(done)) {}
+    ~Round() { main.post(std::move(adopted)); }
+  };
+  auto round = std::make_shared<Round>(main_, std::move(adopted));
+  for (Reactor* target : targets)
+    target->post([self = shared_from_this(), view, round, target] {
+      while (BoardMember* member = self->next_to_adopt(*target, view->generation)) member->adopt(view);
+    });
+}
+
+void Board::release(std::shared_ptr<const View> view) {
+  std::vector<Reactor*> targets;
+  {
+    std::lock_guard lock(mutex_);
+    released_ = view;
+    targets = reactors();
+  }
+  for (Reactor* target : targets)
+    target->post([self = shared_from_this(), view, target] {
+      while (BoardMember* member = self->next_to_release(*target, view->generation)) member->release(view);
+    });
+}
+
+size_t Board::channels() const {
+  std::lock_guard lock(mutex_);
+  return members_.size();
+}
+
+uint64_t Board::requests_taken() const {
+  std::lock_guard lock(mutex_);
+  uint64_t sum = 0;
+  for (const BoardMember* member : members_) sum += member->requests_taken();
+  return sum;
+}
+
+}  // namespace diskengine::raid

@@ -1,0 +1,78 @@
+// Where a volume publishes its views and its channels report failing legs: the one meeting point of the main reactor
+// and the reactors that do I/O. Its mutex guards the list of channels; the I/O path never takes it.
+//
+// Threads: join, leave and report on any reactor; the rest on the main one. Held by shared_ptr: the volume, its device
+// and every message under way have one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "raid/view.h"
+
+namespace diskengine::raid {
+
+// A channel as the board sees it. Both calls come on the channel's own reactor and may end with the channel destroyed.
+class BoardMember {
+ public:
+  virtual Reactor& member_reactor() const noexcept = 0;
+  virtual void adopt(const std::shared_ptr<const View>& view) noexcept = 0;
+  virtual void release(const std::shared_ptr<const View>& view) noexcept = 0;
+  // Requests taken so far. Any thread.
+  virtual uint64_t requests_taken() const noexcept = 0;
+
+ protected:
+  ~BoardMember() = default;
+
+ private:
+  friend class Board;
+  uint64_t adopted_ = 0;   // generation
+  uint64_t released_ = 0;  // generation
+};
+
+struct LegFailure {
+  unsigned tag = 0;
+  const Leg* leg = nullptr;  // to tell it from a later leg with the same tag; never dereferenced
+  Op op = Op::write;
+  IoStatus status;
+};
+
+class Board : public std::enable_shared_from_this<Board> {
+ public:
+  explicit Board(Reactor& main);
+
+  Reactor& main_reactor() const noexcept { return main_; }
+
+  // Adds a channel and hands it the two views it starts with.
+  void join(BoardMember& member, std::shared_ptr<const View>* current, std::shared_ptr<const View>* released);
+  void leave(BoardMember& member);
+
+  // A leg failed a request: the volume's on_failure runs on the main reactor.
+  void report(LegFailure failure);
+  // Set by the volume, and cleared when it goes.
+  std::function<void(const LegFailure&)> on_failure;
+
+  // Makes every channel adopt `view`; `adopted` runs on the main reactor afterwards. One at a time.
+  void publish(std::shared_ptr<const View> view, std::function<void()> adopted);
+  // Tells every channel that all have adopted `view`.
+  void release(std::shared_ptr<const View> view);
+
+  size_t channels() const;
+  // Requests taken by all open channels.
+  uint64_t requests_taken() const;
+
+ private:
+  std::vector<Reactor*> reactors() const;
+  BoardMember* next_to_adopt(const Reactor& reactor, uint64_t generation);
+  BoardMember* next_to_release(const Reactor& reactor, uint64_t generation);
+
+  Reactor& main_;
+  mutable std::mutex mutex_;
+  std::vector<BoardMember*> members_;
+  std::shared_ptr<const View> current_;
+  std::shared_ptr<const View> released_;
+};
+
+}  // namespace diskengine::raid

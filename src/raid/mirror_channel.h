@@ -1,0 +1,160 @@
+// RAID1 on the I/O path: one volume's channel on one reactor.
+//
+//   Input object: Request. Output object: a Child request per leg, from this channel's pool, with the same iovecs.
+//   Completion callback: on_child, which ends in Channel::finish for the parent.
+//
+// A write goes through these states, each a list or a counter here:
+//
+//   waiting     no child requests left, or others wait before it
+//   held        overlaps a locked range, or a write that is under way: legs must apply the two in one order
+//   sent        every leg that is to have it got its child
+//   answered    all legs answered: `settle` decides. It is the one place where a write becomes acknowledged. If a leg
+//   of
+//               the released view lacks the write, it is
+//   parked      until that leg's exclusion is decided (raid/volume.h: exclude) and every channel has adopted the view
+//               without it
+//
+// A read goes to one leg and, if that fails, to the next, until one serves it.
+//
+// Threads: its own reactor. Owner: whoever opened it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "block/device.h"
+#include "raid/board.h"
+#include "raid/write_tracker.h"
+#include "runtime/dma_buffer.h"
+
+namespace diskengine::raid {
+
+// Zeroes for legs that cannot write zeroes by themselves; one per process part that has mirrors, shared by all
+// channels.
+inline constexpr size_t kZeroBytes = 128 * 1024;
+
+class MirrorChannel final : public Channel, private BoardMember {
+ public:
+  // Child requests of one channel: half as many mirrored writes over two legs are under way at a time, the others wait.
+  static constexpr unsigned kChildrenMax = 1024;
+  // Requests that wait for a child; one more is refused with io_error and EAGAIN.
+  static constexpr unsigned kWaitingMax = 16384;
+  // How much longer than the shortest queue may be the leg that last read just before a sequential read.
+  static constexpr unsigned kSequentialSlack = 8;
+
+  MirrorChannel(std::shared_ptr<Device> device, Reactor& reactor, std::shared_ptr<Board> board,
+                std::shared_ptr<DmaBuffer> zeroes);
+  ~MirrorChannel() override;
+
+  unsigned free_children() const noexcept { return free_count_; }
+
+ private:
+  // What a parent request carries while it is here.
+  struct Io {
+    LegMask sent = 0;    // legs that got it
+    LegMask ok = 0;      // legs that have it
+    LegMask failed = 0;  // legs that answered with an error
+    uint8_t pending = 0;
+    bool tracked = false;
+    bool held_for_write = false;  // held by an earlier write, not by a range lock
+    IoStatus error;               // the first one
+  };
+  struct Child : Request {
+    Request* parent = nullptr;
+    Child* next_free = nullptr;
+    unsigned tag = 0;
+    uint64_t zero_blocks_left = 0;  // of zeroes written piece by piece: what comes after the piece under way
+    iovec zero_piece{};
+  };
+  // This channel's handle on one leg.
+  struct Port {
+    std::shared_ptr<Leg> leg;
+    std::unique_ptr<Channel> channel;  // null if it could not be opened: the leg then fails every request
+    uint32_t outstanding = 0;
+    uint64_t read_end = 0;  // where its last read ended
+    bool leaving = false;   // closed as soon as nothing is outstanding
+  };
+  // Starts what waited, later in the turn: no completion ever starts other requests from within itself.
+  struct Resumer final : Deferred {
+    explicit Resumer(MirrorChannel& c) : channel(c) {}
+    void run() noexcept override { channel.resume(); }
+    MirrorChannel& channel;
+  };
+
+  // Channel
+  void start(Request& request) noexcept override;
+  // BoardMember
+  Reactor& member_reactor() const noexcept override { return reactor(); }
+  void adopt(const std::shared_ptr<const View>& view) noexcept override;
+  void release(const std::shared_ptr<const View>& view) noexcept override;
+  uint64_t requests_taken() const noexcept override { return taken_.load(std::memory_order_relaxed); }
+
+  bool begin(Request& request) noexcept;
+  void conclude(Request& request, IoStatus status) noexcept;
+  void report(unsigned tag, Op op, IoStatus status) noexcept;
+
+  // mirror_channel_children.cpp
+  Child& take_child(Request& parent, unsigned tag) noexcept;
+  void give_back(Child& child) noexcept;
+  void submit_child(Child& child) noexcept;
+  void submit_zero_piece(Child& child) noexcept;
+  static void on_child(Request& child) noexcept;
+  void child_done(Child& child) noexcept;
+  void open_port(const std::shared_ptr<Leg>& leg) noexcept;
+  void close_idle_ports() noexcept;
+
+  // Reads and compares.
+  void send_read(Request& request) noexcept;
+  LegMask readable(const Request& request, const Io& io) const noexcept;
+  unsigned choose_leg(LegMask candidates, uint64_t lba) const noexcept;
+  void read_answered(Child& child) noexcept;
+
+  // Everything that goes to all legs.
+  bool must_hold(const Request& request, Io& io) noexcept;
+  void send_to_all(Request& request) noexcept;
+  LegMask targets_of(const Request& request) const noexcept;
+  void settle(Request& request) noexcept;
+  void park(Request& request) noexcept;
+  void track(Request& request) noexcept;
+  void untrack(Request& request) noexcept;
+  static bool overlapped_by(List<Request>& list, const Request& request) noexcept;
+
+  void resume() noexcept;
+  void resume_held() noexcept;
+  void resume_waiting() noexcept;
+  void schedule_resume() noexcept {
+    if (!resumer_.linked()) reactor().defer(resumer_);
+  }
+  void adopt_locks(const View& before) noexcept;
+  void check_drains() noexcept;
+
+  std::shared_ptr<Board> board_;
+  std::shared_ptr<DmaBuffer> zeroes_;
+  std::shared_ptr<const View> view_;      // what to send to
+  std::shared_ptr<const View> released_;  // what to acknowledge by
+  std::array<Port, kTagsMax> ports_;
+  LegMask reported_ = 0;  // legs whose failure was reported since the set of legs last changed
+  mutable unsigned next_leg_ = 0;
+  std::atomic<uint64_t> taken_{0};
+
+  std::vector<Child> children_;
+  Child* free_ = nullptr;
+  unsigned free_count_ = 0;
+
+  WriteTracker tracker_;  // of held_, sent_ and parked_, flushes aside
+  List<Request> waiting_;
+  unsigned waiting_count_ = 0;
+  List<Request> held_;            // in order of arrival
+  unsigned held_for_writes_ = 0;  // of held_
+  List<Request> sent_;
+  List<Request> parked_;
+  List<Request> concluded_;                         // finished by the resumer
+  std::array<RangeLock, kRangeLocksMax> draining_;  // locks that await writes of this channel
+  unsigned draining_count_ = 0;
+  bool resuming_ = false;
+  Resumer resumer_;
+};
+
+}  // namespace diskengine::raid

@@ -1,0 +1,116 @@
+// The lower edge of a mirror's channel: its handles on the legs and the child requests that go there.
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+#include "raid/mirror_channel.h"
+
+namespace diskengine::raid {
+
+MirrorChannel::Child& MirrorChannel::take_child(Request& parent, unsigned tag) noexcept {
+  DE_ASSERT(free_ != nullptr);
+  Child& child = *free_;
+  free_ = child.next_free;
+  --free_count_;
+  child.parent = &parent;
+  child.tag = tag;
+  child.zero_blocks_left = 0;
+  return child;
+}
+
+void MirrorChannel::give_back(Child& child) noexcept {
+  child.parent = nullptr;
+  child.next_free = std::exchange(free_, &child);
+  ++free_count_;
+  if (waiting_count_ > 0 || held_for_writes_ > 0) schedule_resume();
+}
+
+// Sends the parent's request to one leg, in the form that leg supports.
+void MirrorChannel::submit_child(Child& child) noexcept {
+  const Request& parent = *child.parent;
+  Port& port = ports_[child.tag];
+  const DeviceInfo& leg = port.leg->device().info();
+  child.op = parent.op;
+  child.fua = parent.fua;
+  child.may_unmap = parent.may_unmap;
+  child.lba = parent.lba + port.leg->data_offset();
+  child.blocks = parent.blocks;
+  child.iov = parent.iov;
+  ++port.outstanding;
+  // What is unmapped reads as zeroes on legs that unmap; a leg that cannot gets zeroes, or the legs would differ.
+  if (child.op == Op::unmap && !leg.can_unmap) child.op = Op::write_zeroes;
+  if (child.op == Op::write_zeroes && !leg.can_write_zeroes) [[unlikely]] {
+    child.op = Op::write;
+    child.zero_blocks_left = parent.blocks;
+    child.blocks = 0;
+    submit_zero_piece(child);
+    return;
+  }
+  port.channel->submit(child);
+}
+
+void MirrorChannel::submit_zero_piece(Child& child) noexcept {
+  Port& port = ports_[child.tag];
+  const DeviceInfo& leg = port.leg->device().info();
+  uint64_t most = kZeroBytes / leg.block_size;
+  if (leg.max_transfer_blocks != 0) most = std::min<uint64_t>(most, leg.max_transfer_blocks);
+  child.lba += child.blocks;
+  child.blocks = std::min(child.zero_blocks_left, most);
+  child.zero_blocks_left -= child.blocks;
+  child.zero_piece = {zeroes_->data(), child.blocks * leg.block_size};
+  child.iov = {&child.zero_piece, 1};
+  port.channel->submit(child);
+}
+
+void MirrorChannel::on_child(Request& request) noexcept {
+  static_cast<MirrorChannel*>(request.owner)->child_done(static_cast<Child&>(request));
+}
+
+void MirrorChannel::child_done(Child& child) noexcept {
+  if (child.zero_blocks_left > 0 && child.status.ok()) [[unlikely]] {
+    submit_zero_piece(child);
+    return;
+  }
+  Port& port = ports_[child.tag];
+  DE_ASSERT(port.outstanding > 0);
+  if (--port.outstanding == 0 && port.leaving) [[unlikely]]
+    schedule_resume();
+  Request& request = *child.parent;
+  if (request.op == Op::read || request.op == Op::compare) {
+    read_answered(child);
+    return;
+  }
+  Io& io = request.context<Io>();
+  if (child.status.ok()) [[likely]] {
+    io.ok |= mask_of(child.tag);
+  } else {
+    if (io.failed == 0) io.error = child.status;
+    io.failed |= mask_of(child.tag);
+    port.leg->write_errors.fetch_add(1, std::memory_order_relaxed);
+  }
+  give_back(child);
+  if (--io.pending == 0) settle(request);
+}
+
+void MirrorChannel::open_port(const std::shared_ptr<Leg>& leg) noexcept {
+  Port& port = ports_[leg->tag()];
+  DE_ASSERT(port.leg == nullptr && port.outstanding == 0);
+  port = Port{};
+  port.leg = leg;
+  Result<std::unique_ptr<Channel>> opened = leg->device().open_channel(reactor());
+  if (opened) {
+    port.channel = std::move(opened).value();
+    return;
+  }
+  LOG_WARN("raid", "{}: cannot open a channel to its leg {}: {}", device().name(), leg->device().name(),
+           opened.error().message());
+  board_->report(
+      {.tag = leg->tag(), .leg = leg.get(), .op = Op::write, .status = IoStatus::error(IoCode::disconnected)});
+}
+
+void MirrorChannel::close_idle_ports() noexcept {
+  for (Port& port : ports_)
+    if (port.leaving && port.outstanding == 0) port = Port{};
+}
+
+}  // namespace diskengine::raid

@@ -1,0 +1,194 @@
+#include "raid/rebuild.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace diskengine::raid {
+
+Rebuild::Rebuild(Volume& volume, Volume::Slot& target)
+    : volume_(volume),
+      target_(target),
+      attachment_(target.attachments),
+      max_bandwidth_mb_sec_(volume.options().process_max_bandwidth_mb_sec) {
+  for (Piece& piece : pieces_) {
+    piece.rebuild = this;
+    piece.buffer = DmaBuffer(kPieceBytes);
+    piece.done = [](Request& request) noexcept {
+      auto& done = static_cast<Piece&>(request);
+      done.rebuild->piece_done(done);
+    };
+  }
+}
+
+Rebuild::~Rebuild() { DE_ASSERT(under_way_ == 0); }
+
+void Rebuild::cancel(std::string why) {
+  if (why_stopped_.empty()) why_stopped_ = std::move(why);
+}
+
+bool Rebuild::stopped() const noexcept {
+  return !why_stopped_.empty() || target_.attachments != attachment_ || target_.leg == nullptr || target_.excluding ||
+         target_.control == nullptr;
+}
+
+uint64_t Rebuild::window_blocks() const noexcept {
+  const uint64_t bytes = uint64_t{volume_.options().process_window_size_kb} * 1024;
+  return std::max<uint64_t>(1, bytes / volume_.block_size());
+}
+
+Task<Result<void>> Rebuild::run() {
+  progress_.start(volume_.main().now_ns(), volume_.size_blocks());
+  for (unsigned attempt = 0; attempt <= kRestartsMax; ++attempt) {
+    restart_ = false;
+    Result<void> copied = co_await copy_all();
+    CO_TRY(copied);
+    if (restart_) continue;
+    Result<void> finished = co_await finish_copy();
+    CO_TRY(finished);
+    if (!restart_) co_return Result<void>{};
+  }
+  co_return Error(Errc::io_error, fmt::format("the leg that is copied from failed writes again in each of {} attempts",
+                                              kRestartsMax + 1));
+}
+
+Task<Result<void>> Rebuild::copy_all() {
+  volume_.set_copied_until(0);
+  uint64_t size = volume_.size_blocks();
+  for (uint64_t begin = 0; begin < size && !restart_;) {
+    const uint64_t end = std::min(size, begin + window_blocks());
+    const uint64_t since_ns = volume_.main().now_ns();
+    const unsigned lock = co_await volume_.lock_range(begin, end);
+    Result<void> copied = co_await copy_window(begin, end);
+    // Before the next window is locked, or now if there is none: the change goes out with it.
+    volume_.unlock_range(lock);
+    if (copied) volume_.set_copied_until(end);
+    const bool limited = max_bandwidth_mb_sec_ != 0;
+    if (!copied || limited || end == size || restart_) co_await volume_.sync();
+    CO_TRY(copied);
+    progress_.set_done(volume_.main().now_ns(), end);
+    if (limited) co_await throttle(end - begin, since_ns);
+    begin = end;
+    size = volume_.size_blocks();  // it may have grown
+  }
+  co_return Result<void>{};
+}
+
+// Sleeps until copying `copied_blocks` has taken as long as the limit asks for.
+Task<bool> Rebuild::throttle(uint64_t copied_blocks, uint64_t since_ns) {
+  const uint64_t bytes = copied_blocks * volume_.block_size();
+  const uint64_t needed_ns = bytes * 1'000'000'000 / (max_bandwidth_mb_sec_ * 1024 * 1024);
+  const uint64_t until_ns = since_ns + needed_ns;
+  while (!stopped()) {
+    const uint64_t now_ns = volume_.main().now_ns();
+    if (now_ns >= until_ns) break;
+    co_await sleep_for(volume_.main(), std::min(until_ns - now_ns, kThrottleSliceNs));
+  }
+  co_return true;
+}
+
+Task<Result<void>> Rebuild::copy_window(uint64_t begin, uint64_t end) {
+  OneShot<bool> done(volume_.main());
+  next_ = begin;
+  end_ = end;
+  failed_ = false;
+  window_done_ = &done;
+  const uint64_t requests = volume_.board().requests_taken();
+  pieces_now_ = std::exchange(requests_seen_, requests) == requests ? kPiecesIdle : kPiecesBusy;
+  start_pieces();
+  if (under_way_ > 0) co_await done;
+  window_done_ = nullptr;
+  if (!why_stopped_.empty()) co_return Error(Errc::canceled, why_stopped_);
+  if (stopped()) co_return Error(Errc::canceled, "the new leg left");
+  if (failed_) co_return Error(Errc::io_error, "no leg in sync could be read, or the new leg could not be written");
+  co_return Result<void>{};
+}
+
+void Rebuild::start_pieces() {
+  const uint64_t most = [&] {
+    uint64_t blocks = kPieceBytes / volume_.block_size();
+    for (const auto& slot : volume_.slots())
+      if (slot->present() && slot->leg->device().info().max_transfer_blocks != 0)
+        blocks = std::min<uint64_t>(blocks, slot->leg->device().info().max_transfer_blocks);
+    return blocks;
+  }();
+  for (Piece& piece : pieces_) {
+    if (failed_ || stopped() || next_ == end_ || under_way_ == pieces_now_) return;
+    if (piece.count != 0) continue;
+    piece.at = next_;
+    piece.count = std::min(most, end_ - next_);
+    piece.tried = 0;
+    next_ += piece.count;
+    ++under_way_;
+    read_piece(piece);
+  }
+}
+
+// From the next leg in sync that has not failed to serve this piece.
+void Rebuild::read_piece(Piece& piece) {
+  const auto& slots = volume_.slots();
+  for (unsigned i = 0; i < slots.size(); ++i) {
+    const unsigned index = (source_turn_ + i) % slots.size();
+    Volume::Slot& source = *slots[index];
+    if (source.role != SlotRole::in_sync || source.excluding || source.control == nullptr) continue;
+    if ((piece.tried & 1u << index) != 0) continue;
+    source_turn_ = index + 1;
+    piece.source = index;
+    piece.writing = false;
+    piece.op = Op::read;
+    piece.lba = source.data_offset + piece.at;
+    piece.blocks = piece.count;
+    piece.payload = {piece.buffer.data(), piece.count * volume_.block_size()};
+    piece.iov = {&piece.payload, 1};
+    source.control->submit(piece);
+    return;
+  }
+  failed_ = true;
+  piece_ended(piece);
+}
+
+void Rebuild::write_piece(Piece& piece) {
+  piece.writing = true;
+  piece.op = Op::write;
+  piece.lba = target_.data_offset + piece.at;
+  target_.control->submit(piece);
+}
+
+void Rebuild::piece_done(Piece& piece) {
+  if (stopped()) {
+    piece_ended(piece);
+  } else if (!piece.writing && !piece.status.ok()) {
+    piece.tried |= 1u << piece.source;
+    const auto& source = volume_.slots()[piece.source];
+    if (source->leg != nullptr) source->leg->read_errors.fetch_add(1, std::memory_order_relaxed);
+    read_piece(piece);
+  } else if (!piece.writing) {
+    write_piece(piece);
+  } else {
+    if (!piece.status.ok()) {
+      target_.leg->write_errors.fetch_add(1, std::memory_order_relaxed);
+      failed_ = true;
+    }
+    piece_ended(piece);
+  }
+}
+
+void Rebuild::piece_ended(Piece& piece) {
+  piece.count = 0;
+  --under_way_;
+  start_pieces();
+  if (under_way_ == 0 && !window_done_->is_set()) window_done_->set(true);
+}
+
+Task<Result<void>> Rebuild::finish_copy() {
+  if (stopped()) co_return Error(Errc::canceled, "the new leg left");
+  const IoStatus status = co_await control_io(*target_.control, Op::flush, 0, {}, false);
+  if (!status.ok())
+    co_return Error(Errc::io_error, fmt::format("the new leg could not be flushed: {}", name_of(status.code)));
+  if (stopped()) co_return Error(Errc::canceled, "the new leg left");
+  co_return Result<void>{};
+}
+
+}  // namespace diskengine::raid

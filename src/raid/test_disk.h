@@ -1,0 +1,141 @@
+// A disk for tests of the mirror: requests stay outstanding until the test completes them, in any order, and fail as
+// the test says. A write reaches the bytes when it completes, so requests that overlap in flight are applied in the
+// order of their completion. Channels on several reactors share the bytes.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/device.h"
+#include "runtime/random.h"
+
+namespace diskengine::raid {
+
+class TestDisk final : public Device {
+ public:
+  static constexpr uint32_t kBlockSize = 512;
+
+  // Makes its completions fail: all, or one in `failing_one_in` if that is not 0.
+  bool dead = false;
+  bool dead_for_writes = false;
+  uint64_t failing_one_in = 0;
+  IoCode failure = IoCode::io_error;
+  bool completes_at_once = false;  // without complete_some()
+  uint64_t flushes = 0;
+  uint64_t writes = 0;
+  uint64_t zero_writes = 0;  // write_zeroes and unmap requests
+
+  class TestChannel final : public Channel {
+   public:
+    TestChannel(std::shared_ptr<TestDisk> disk, Reactor& reactor) : Channel(disk, reactor), disk_(*disk) {
+      disk_.open.push_back(this);
+    }
+    ~TestChannel() override { std::erase(disk_.open, this); }
+    // Completes one outstanding request, chosen at random. Runs in its reactor's turn.
+    bool complete_one(Random& random) {
+      if (waiting_.empty()) return false;
+      const size_t index = random.below(waiting_.size());
+      Request* request = waiting_[index];
+      waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(index));
+      const bool fails =
+          disk_.fails_now(*request) || (disk_.failing_one_in != 0 && random.chance(1, disk_.failing_one_in));
+      const bool applied = !fails || random.chance(1, 2);  // a failed write may have reached the medium
+      IoStatus status = applied ? disk_.apply(*request) : IoStatus{};
+      if (fails) status = IoStatus::error(disk_.failure);
+      finish(*request, status);
+      return true;
+    }
+    size_t waiting() const noexcept { return waiting_.size(); }
+
+   private:
+    void start(Request& request) noexcept override {
+      if (disk_.completes_at_once) {
+        const IoStatus status = disk_.fails_now(request) ? IoStatus::error(disk_.failure) : disk_.apply(request);
+        finish(request, status);
+      } else {
+        waiting_.push_back(&request);
+      }
+    }
+    TestDisk& disk_;
+    std::vector<Request*> waiting_;
+  };
+
+  static std::shared_ptr<TestDisk> make(const std::string& name, uint64_t blocks, bool capable = true) {
+    DeviceInfo info;
+    info.name = name;
+    info.product_name = "Test disk";
+    info.block_size = kBlockSize;
+    info.size_blocks = blocks;
+    info.write_cache = true;
+    info.can_unmap = info.can_write_zeroes = info.can_compare = capable;
+    info.uuid = Uuid::from_random(std::hash<std::string>()(name), blocks);
+    return std::make_shared<TestDisk>(std::move(info));
+  }
+  explicit TestDisk(DeviceInfo info) : Device(std::move(info)), bytes(this->info().size_bytes()) {}
+
+  Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override {
+    return std::unique_ptr<Channel>(
+        std::make_unique<TestChannel>(std::static_pointer_cast<TestDisk>(shared_from_this()), reactor));
+  }
+  // Completes up to `count` requests of channels on `reactor`.
+  unsigned complete_some(Reactor& reactor, Random& random, unsigned count) {
+    unsigned completed = 0;
+    for (bool any = true; any && completed < count;) {
+      any = false;
+      const std::vector<TestChannel*> channels = open;
+      for (TestChannel* channel : channels) {
+        if (std::find(open.begin(), open.end(), channel) == open.end() || &channel->reactor() != &reactor) continue;
+        if (completed < count && channel->complete_one(random)) {
+          any = true;
+          ++completed;
+        }
+      }
+    }
+    return completed;
+  }
+
+  bool fails_now(const Request& request) const noexcept {
+    return dead || (dead_for_writes && request.op != Op::read && request.op != Op::compare);
+  }
+  IoStatus apply(const Request& request) {
+    uint8_t* at = bytes.data() + request.lba * kBlockSize;
+    switch (request.op) {
+      case Op::read:
+        for (const iovec& piece : request.iov) {
+          std::memcpy(piece.iov_base, at, piece.iov_len);
+          at += piece.iov_len;
+        }
+        break;
+      case Op::write:
+        ++writes;
+        for (const iovec& piece : request.iov) {
+          std::memcpy(at, piece.iov_base, piece.iov_len);
+          at += piece.iov_len;
+        }
+        break;
+      case Op::compare:
+        for (const iovec& piece : request.iov) {
+          if (std::memcmp(at, piece.iov_base, piece.iov_len) != 0) return IoStatus::error(IoCode::miscompare);
+          at += piece.iov_len;
+        }
+        break;
+      case Op::unmap:
+      case Op::write_zeroes:
+        ++zero_writes;
+        std::memset(at, 0, request.blocks * kBlockSize);
+        break;
+      case Op::flush:
+        ++flushes;
+        break;
+    }
+    return IoStatus::success();
+  }
+
+  std::vector<uint8_t> bytes;
+  std::vector<TestChannel*> open;
+};
+
+}  // namespace diskengine::raid

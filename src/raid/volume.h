@@ -1,0 +1,205 @@
+// One RAID1 volume: which devices are its legs, in which state, and every change of that. It decides; channels only do
+// as the published view says (raid/view.h).
+//
+//   configuring   not all expected legs are there; no device yet
+//   online        the device is registered; degraded while fewer legs are in sync than there are slots
+//   offline       the last leg is gone or the volume is being deleted: the device is being unregistered
+//
+// Threads: the main reactor. Owner: RaidManager; coroutines under way hold a reference too.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/registry.h"
+#include "format/raid_superblock.h"
+#include "raid/board.h"
+#include "raid/control_io.h"
+#include "runtime/dma_buffer.h"
+
+namespace diskengine::raid {
+
+class Rebuild;
+class RaidDevice;
+
+struct RaidOptions {
+  uint32_t process_window_size_kb = 1024;     // how much a rebuild locks and copies at a time
+  uint32_t process_max_bandwidth_mb_sec = 0;  // of a rebuild, MiB a second; 0: no limit
+};
+
+enum class VolumeState : uint8_t { online, configuring, offline };
+std::string_view name_of(VolumeState state) noexcept;
+
+enum class SlotRole : uint8_t {
+  empty,       // takes a new leg by add_base
+  expected,    // its device is known by name or UUID and not there yet
+  attached,    // its device is claimed; before the volume is online, or waiting for its rebuild
+  rebuilding,  // written to, being copied to
+  in_sync,     // read from and written to
+};
+std::string_view name_of(SlotRole role) noexcept;
+
+class Volume final : public std::enable_shared_from_this<Volume> {
+ public:
+  static constexpr uint64_t kSuperblockRetryNs = 1'000'000'000;
+  static constexpr uint64_t kLegDrainWaitNs = 5'000'000'000;
+
+  struct Shared {  // what a volume needs of its manager, which outlives it
+    DeviceRegistry& registry;
+    const RaidOptions& options;
+    std::shared_ptr<DmaBuffer> zeroes;
+    std::function<void(Volume&)> gone;  // the device is unregistered and every leg let go
+  };
+
+  struct Slot final : DeviceWatcher {
+    void on_removed(Device& device) override;
+    void on_resized(Device& device) override;
+    bool present() const noexcept { return leg != nullptr; }
+
+    Volume* volume = nullptr;
+    unsigned index = 0;
+    SlotRole role = SlotRole::empty;
+    bool excluding = false;  // on its way out: counts as gone
+    std::string name;        // of the device; empty if unknown
+    Uuid uuid;               // of the device; nil if unknown
+    uint64_t data_offset = 0;
+    uint64_t data_size = 0;
+    std::string reason;        // why the slot is not in sync, for people
+    uint64_t attachments = 0;  // tells one leg in this slot from the next
+    std::shared_ptr<Leg> leg;
+    std::unique_ptr<Channel> control;  // this reactor's channel to the leg, for superblocks and copies
+    spec::RaidBaseState recorded = spec::RaidBaseState::missing;  // in the superblock
+    Uuid recorded_uuid;
+  };
+
+  Volume(Shared shared, std::string name, Uuid uuid, bool superblock, unsigned slots);
+  ~Volume();
+
+  const std::string& name() const noexcept { return name_; }
+  const Uuid& uuid() const noexcept { return uuid_; }
+  VolumeState state() const noexcept { return state_; }
+  bool has_superblock() const noexcept { return superblock_; }
+  uint64_t sequence() const noexcept { return sequence_; }
+  std::vector<std::unique_ptr<Slot>>& slots() noexcept { return slots_; }
+  Slot* slot_of_device(const Device& device) noexcept;
+  bool deleting() const noexcept { return deleting_; }
+  // While its creator goes through the base devices, nobody else attaches them.
+  bool creating() const noexcept { return creating_; }
+  void set_creating(bool creating) noexcept { creating_ = creating; }
+
+  // Before the volume is online: what is known of slot `index`.
+  void expect(unsigned index, std::string device_name, const Uuid& device_uuid);
+  void expect_from(const spec::RaidSuperblock& superblock);
+  // Claims `device` for the slot. Checks block size, size and limits against what the volume needs.
+  Result<void> attach(Slot& slot, const std::shared_ptr<Device>& device);
+  // Lets the slot's device go (drained by its channels) and makes the slot empty or expected again.
+  void detach(Slot& slot, SlotRole role);
+
+  // Registers the device if every expected leg is there; otherwise does nothing.
+  Task<Result<void>> go_online_if_complete();
+  // Copies to the next attached leg, if the volume is online and no copy is under way.
+  void start_next_rebuild();
+  // Takes a leg out of an online volume; the others go on. The last one in sync does not go this way: Errc::busy.
+  Task<Result<void>> exclude(Slot& slot, spec::RaidBaseState recorded_as, std::string reason);
+  // Unregisters the device, writes zeroes over superblocks if told, and lets every leg go. Errc::timed_out: its users
+  // did not let go of it in time; it is gone from the registry and its legs are released all the same.
+  Task<Result<void>> shut_down(bool clear_superblock);
+  // Waits until nothing is outstanding on a leg that was detached and its device is free, at most kLegDrainWaitNs.
+  Task<void> wait_for_drain(std::weak_ptr<Leg> leg);
+
+  // SPDK's description of a RAID volume and our additions, as JSON text without name; for driver_specific too.
+  std::string info_json();
+  // The bdev_raid_create call that makes it again; empty if its superblocks do.
+  std::string config_json() const;
+
+  // For Rebuild.
+  Reactor& main() const noexcept { return shared_.registry.main_reactor(); }
+  const RaidOptions& options() const noexcept { return shared_.options; }
+  Board& board() noexcept { return *board_; }
+  uint64_t size_blocks() const noexcept { return size_blocks_; }
+  uint32_t block_size() const noexcept { return block_size_; }
+  void set_copied_until(uint64_t blocks) noexcept { copied_until_ = blocks; }
+  // Publishes what has changed; returns when every channel has adopted it.
+  Task<void> sync();
+  // Holds writes to [begin, end) on all channels; returns when those under way are done. The place of a lock in the
+  // view: pass it to unlock, which takes effect with the next sync().
+  Task<unsigned> lock_range(uint64_t begin, uint64_t end);
+  void unlock_range(unsigned lock) noexcept { locks_[lock] = RangeLock{}; }
+  Task<Result<void>> write_superblocks();
+
+ private:
+  friend class RaidDevice;
+  struct Waiter {
+    uint64_t generation;
+    OneShot<bool>* reached;
+  };
+
+  void on_leg_failed(const LegFailure& failure);
+  void on_leg_removed(Slot& slot);
+  void on_device_removing();
+  void grow_to_legs();
+  Task<void> record_exclusion(Slot& slot);
+  Task<void> clear_superblocks();
+  unsigned count_in_sync() const noexcept;
+  unsigned free_tag() const noexcept;
+  unsigned count_present() const noexcept;
+  Task<void> publish();
+  std::shared_ptr<const View> snapshot(uint64_t generation) const;
+  spec::RaidSuperblock superblock_now() const;
+  Result<void> choose_size();
+  DeviceInfo device_info() const;
+  Task<void> run_rebuild(Slot& slot);
+
+  Shared shared_;
+  std::string name_;
+  Uuid uuid_;
+  bool superblock_;
+  VolumeState state_ = VolumeState::configuring;
+  bool going_online_ = false;
+  bool deleting_ = false;
+  bool creating_ = false;
+  unsigned operational_ = 0;    // legs that are, or are expected to be, working
+  uint32_t block_size_ = 0;     // bytes; 0 until the first leg
+  uint64_t size_blocks_ = 0;    // 0 until online
+  uint64_t recorded_size_ = 0;  // in the superblock this volume was found by; 0: none
+  uint32_t max_transfer_blocks_ = 0;
+  uint64_t sequence_ = 0;  // of the superblock
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::weak_ptr<RaidDevice> device_;
+  unsigned tags_used_ = 0;  // bit per tag
+
+  std::shared_ptr<Board> board_;
+  uint64_t wanted_ = 0;    // generation that holds the latest change
+  uint64_t released_ = 0;  // generation that all channels have
+  bool publishing_ = false;
+  std::vector<Waiter> waiters_;
+  uint64_t copied_until_ = 0;
+  std::array<RangeLock, kRangeLocksMax> locks_;
+
+  TaskMutex superblock_mutex_;
+  std::unique_ptr<Rebuild> rebuild_;
+};
+
+// What the registry lists: a thin face of the volume for the layers above.
+class RaidDevice final : public Device {
+ public:
+  RaidDevice(DeviceInfo info, std::shared_ptr<Board> board, std::shared_ptr<DmaBuffer> zeroes,
+             std::weak_ptr<Volume> volume)
+      : Device(std::move(info)), board_(std::move(board)), zeroes_(std::move(zeroes)), volume_(std::move(volume)) {}
+
+  Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;
+  std::string driver_specific_json() const override;
+  std::string config_json() const override;
+  void on_remove() override;
+  using Device::set_size_blocks;
+
+ private:
+  std::shared_ptr<Board> board_;
+  std::shared_ptr<DmaBuffer> zeroes_;
+  std::weak_ptr<Volume> volume_;
+};
+
+}  // namespace diskengine::raid
