@@ -124,7 +124,7 @@ class Demo:
         text = f"a guest wrote this at {time.time_ns()}\n"
         block = (text * (BLOCK_BYTES // len(text) + 1))[:BLOCK_BYTES].encode()
         command = f"yes '{text.strip()}' | head -c {BLOCK_BYTES} > /tmp/block"
-        command += f" && dd if=/tmp/block of=/dev/vda bs={BLOCK_BYTES} seek={WITNESS_BLOCK} oflag=direct conv=fsync 2>&1"
+        command += f" && dd if=/tmp/block of=/dev/vda bs={BLOCK_BYTES} seek={WITNESS_BLOCK} oflag=direct conv=fsync"
         say(f"guest: {text.strip()}")
         self.guest.run(command)
         self.guest.run(f"dd if=/dev/vda bs={BLOCK_BYTES} skip={WITNESS_BLOCK} count=1 iflag=direct | cmp - /tmp/block")

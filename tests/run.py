@@ -6,6 +6,7 @@ sanitizer and runs the unit and integration tests again), fuzz (each target for 
 """
 
 import argparse
+import concurrent.futures
 import glob
 import json
 import os
@@ -14,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -76,8 +78,7 @@ def stream(arguments, env, timeout_s, on_line, fd=None):
     read_end, write_end = os.pipe()
     pass_fds = [write_end] if fd else []
     arguments = [*arguments, fd, str(write_end)] if fd else arguments
-    log_path = os.path.join(ROOT, "build", f"test-output.{os.getpid()}")
-    with open(log_path, "w+b") as log:
+    with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(arguments, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
                                  stdout=log if fd else write_end, stderr=log if fd else subprocess.STDOUT,
                                  start_new_session=True)
@@ -92,7 +93,6 @@ def stream(arguments, env, timeout_s, on_line, fd=None):
             end_session(child)
         log.seek(0)
         text = log.read().decode(errors="replace")
-    os.unlink(log_path)
     return code, text
 
 
@@ -217,12 +217,13 @@ class Tests:
             return
         crashes = os.path.join(ROOT, "build", "fuzz", "crashes")
         os.makedirs(crashes, exist_ok=True)
-        for path in sorted(glob.glob(os.path.join(ROOT, "build", "fuzz", "fuzz", "*_fuzz"))):
-            name = os.path.basename(path).removesuffix("_fuzz")
-            if self.wanted(f"fuzz.{name}"):
-                self.fuzz_target(name, path, crashes)
+        paths = sorted(glob.glob(os.path.join(ROOT, "build", "fuzz", "fuzz", "*_fuzz")))
+        paths = [path for path in paths if self.wanted(f"fuzz.{os.path.basename(path).removesuffix('_fuzz')}")]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda path: self.fuzz_target(path, crashes), paths))
 
-    def fuzz_target(self, name, path, crashes):
+    def fuzz_target(self, path, crashes):
+        name = os.path.basename(path).removesuffix("_fuzz")
         corpus = os.path.join(ROOT, "build", "fuzz", "corpus", name)
         os.makedirs(corpus, exist_ok=True)
         seeds = os.path.join(ROOT, "fuzz", "corpus", name)
