@@ -124,7 +124,7 @@ class LinuxInitiator(TestCase):
         host = self.start_host()
         linux_nvme.connect(host, port, NQN, HOST_OPTIONS)
         host.run("dd if=/dev/urandom of=/pattern bs=1M count=4 && dd if=/pattern of=/dev/nvme0n1 bs=1M oflag=direct")
-        writing = host.begin("dd if=/pattern of=/dev/nvme0n1 bs=4k seek=2048 count=1024 oflag=direct,sync")
+        writing = host.begin("dd if=/pattern of=/dev/nvme0n1 bs=4k seek=2048 count=1024 oflag=direct")
         io.kill()
         self.export(port, io=self.start_io("io2"), disk=disk)
         host.finish(writing, 90)
