@@ -214,7 +214,8 @@ class Nvmf : public ::testing::Test {
     SimTargetQueue* io;
     uint16_t cntlid;
   };
-  Pair connect_host(Wish wish = {}) {
+  Pair connect_host() { return connect_host(Wish()); }
+  Pair connect_host(Wish wish) {
     SimTargetQueue& admin = open_queue();
     const auto granted = connect(admin, wish);
     EXPECT_EQ(granted.status(), Status::success);
