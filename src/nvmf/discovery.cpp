@@ -61,11 +61,10 @@ std::string call(const char* method, const std::string& params) {
 
 std::string transport_call(const fabric::TargetTransport& transport) {
   const fabric::TargetOptions& o = transport.options();
-  return call("nvmf_create_transport",
-              fmt::format(R"("trtype":"{}","max_queue_depth":{},"max_io_qpairs_per_ctrlr":{},)"
-                          R"("in_capsule_data_size":{},"max_io_size":{},"max_aq_depth":{})",
-                          transport.type(), o.max_queue_depth, o.max_io_queues, o.in_capsule_bytes, o.max_io_bytes,
-                          o.max_admin_depth));
+  return call("nvmf_create_transport", fmt::format(R"("trtype":"{}","max_queue_depth":{},"max_io_qpairs_per_ctrlr":{},)"
+                                                   R"("in_capsule_data_size":{},"max_io_size":{},"max_aq_depth":{})",
+                                                   transport.type(), o.max_queue_depth, o.max_io_queues,
+                                                   o.in_capsule_bytes, o.max_io_bytes, o.max_admin_depth));
 }
 
 std::string namespace_call(const Subsystem& subsystem, const Namespace& ns) {
