@@ -128,17 +128,18 @@ unsigned VhostDriverQueue::reap(std::span<VhostCompletion> done) noexcept {
 uint16_t VhostDriverQueue::used_index() const noexcept { return load_acquire(used_ + kIdx); }
 
 bool VhostDriverQueue::wait(int timeout_ms) noexcept {
-  // Ask for a call with the next completion, then look again.
+  // Ask for a call with the next completion, then look again. A call may be left over from completions reaped before.
   if (event_idx_)
     store_ordered(avail_ + sizeof(spec::VringAvail) + size_t{2} * size_, next_used_);
   else
     store_ordered(avail_, 0);
-  if (load_ordered(used_ + kIdx) != next_used_) return true;
-  pollfd ready{call_.get(), POLLIN, 0};
-  if (::poll(&ready, 1, timeout_ms) <= 0) return used_index() != next_used_;
-  uint64_t count = 0;
-  [[maybe_unused]] const ssize_t got = ::read(call_.get(), &count, sizeof count);
-  return used_index() != next_used_;
+  while (load_ordered(used_ + kIdx) == next_used_) {
+    pollfd ready{call_.get(), POLLIN, 0};
+    if (::poll(&ready, 1, timeout_ms) <= 0) return used_index() != next_used_;
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t got = ::read(call_.get(), &count, sizeof count);
+  }
+  return true;
 }
 
 }  // namespace diskengine::client

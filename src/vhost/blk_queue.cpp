@@ -12,6 +12,7 @@ namespace diskengine::vhost {
 namespace {
 
 constexpr uint64_t kCoalescingWindowNs = 10'000'000;
+constexpr uint64_t kSignalGapMaxNs = 1'000'000;  // however high the rate is
 
 void write_event(const UniqueFd& fd) noexcept {
   if (!fd) return;
@@ -98,7 +99,7 @@ Result<void> BlkQueue::set_memory(std::shared_ptr<const GuestMemory> memory) {
 
 int BlkQueue::poll() noexcept {
   const uint16_t waiting = ring_.available();
-  if (waiting == 0) return 0;
+  if (waiting == 0 || memory_faulted_) return 0;
   if (waiting == SplitRing::kBroken) {
     fail("the available index jumped past the ring's size");
     return 1;
@@ -122,6 +123,7 @@ int BlkQueue::poll() noexcept {
 }
 
 bool BlkQueue::arm() noexcept {
+  check_memory();
   armed_ = ring_.enable_notifications();
   return armed_;
 }
@@ -288,8 +290,7 @@ void BlkQueue::at_turn_end() noexcept {
   window_requests_ += count;
   shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
   if (wanted) signal_driver();
-  if (memory_->memory->faulted()) [[unlikely]]
-    check_memory();
+  check_memory();
   if (drained_ != nullptr && outstanding_ == 0) [[unlikely]]
     home().post([this] { end_stop(); });
 }
@@ -302,7 +303,7 @@ void BlkQueue::signal_driver() noexcept {
     const uint64_t rate = window_requests_ * 1'000'000'000 / (now - window_start_ns_);
     const uint64_t threshold = std::max<uint64_t>(options_.coalescing.iops_threshold, 1);
     const uint64_t delay_ns = uint64_t{options_.coalescing.delay_base_us} * 1000;
-    signal_gap_ns_ = rate > threshold ? delay_ns * (rate - threshold) / threshold : 0;
+    signal_gap_ns_ = rate > threshold ? std::min(delay_ns * (rate - threshold) / threshold, kSignalGapMaxNs) : 0;
     window_start_ns_ = now;
     window_requests_ = 0;
   }
@@ -327,10 +328,11 @@ void BlkQueue::fail(const char* why) noexcept {
   check_memory();
 }
 
+// The session ends the connection, and with it this queue; until then it takes nothing more.
 void BlkQueue::check_memory() noexcept {
-  if (memory_faulted_ || !memory_->memory->faulted()) return;
+  if (memory_faulted_ || !memory_->memory->faulted()) [[likely]]
+    return;
   memory_faulted_ = true;
-  if (reactor() != nullptr) home().remove(*this);
   if (options_.on_memory_fault) options_.on_memory_fault();
 }
 

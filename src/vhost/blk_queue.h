@@ -24,7 +24,8 @@
 
 namespace diskengine::vhost {
 
-// Interrupts are held back for up to delay_base_us times the excess of the rate over iops_threshold; 0: never.
+// Interrupts are held back for up to delay_base_us times the excess of the rate over iops_threshold (at most 1 ms); 0:
+// never.
 struct Coalescing {
   uint32_t delay_base_us = 0;
   uint32_t iops_threshold = 60'000;
