@@ -1,6 +1,6 @@
 """A real guest on our vhost-user-blk disk: data, features, file systems, queues, a data plane that is restarted."""
 
-from diskengine_test import BLOCK_MODULES, EXT4_MODULES, TestCase
+from diskengine_test import BLOCK_MODULES, EXT4_MODULES, TestCase, wait_until
 
 DISK_BYTES = 64 << 20
 FIO = "/bin/fio --filename=/dev/vda --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1"
@@ -80,3 +80,44 @@ class VhostDisk(TestCase):
         again.rpc.vhost_create_blk_controller(ctrlr="vhost1", dev_name="disk")
         self.assertIn("err= 0", guest.finish(writing, 120))
         guest.power_off()
+
+    def test_the_disk_names_itself_and_has_blocks_of_4096_bytes(self):
+        io = self.start_io(self.next_name())
+        io.rpc.bdev_uring_create(name="disk", filename=self.disk, block_size=4096)
+        io.rpc.vhost_create_blk_controller(ctrlr="vhost1", dev_name="disk")
+        guest = self.boot(io)
+        self.assertEqual(guest.run("cat /sys/block/vda/serial").strip("\0\n"), "disk")
+        self.assertEqual(guest.run("cat /sys/block/vda/queue/logical_block_size"), "4096\n")
+        self.assertIn("err= 0", guest.run(f"{FIO} --name=verify --rw=randwrite --bs=4k --size=8M --iodepth=16", 120))
+        (session,) = io.rpc.vhost_get_controllers()[0]["sessions"]
+        self.assertEqual([queue["bad_requests"] for queue in session["queues"]], [0])
+        guest.power_off()
+        wait_until(lambda: not io.rpc.vhost_get_controllers()[0]["sessions"], 10, "the session to end")
+
+    def test_requests_in_flight_when_the_data_plane_dies_are_done_by_the_next_one(self):
+        io = self.serve_slow_file(self.next_name())
+        guest = self.boot(io)
+        writing = guest.begin(f"{FIO} --name=verify --rw=randwrite --bs=4k --size=4M --iodepth=16")
+        for _ in range(3):
+            wait_until(lambda io=io: self.in_flight(io) >= 8, 30, "writes to be in flight")
+            self.assertFalse(guest.done(writing))
+            io.kill()
+            io = self.serve_slow_file(io.name)
+        self.assertIn("err= 0", guest.finish(writing, 180))
+        self.assertEqual(guest.run("dmesg | grep -ciE 'i/o error|is not a head' || true"), "0\n")
+        with open(io.log_path) as log:
+            self.assertIn("requests in flight", log.read())
+        guest.power_off()
+
+    def serve_slow_file(self, name):
+        """The disk file behind a delay of 50 ms, so that a kill falls among requests."""
+        io = self.start_io(name)
+        io.rpc.bdev_uring_create(name="disk", filename=self.disk, block_size=512)
+        delays = {f"{kind}_{op}_latency": 50_000 for kind in ("avg", "p99") for op in ("read", "write")}
+        io.rpc.bdev_delay_create(base_bdev_name="disk", name="slow", **delays)
+        io.rpc.vhost_create_blk_controller(ctrlr="vhost1", dev_name="slow")
+        return io
+
+    def in_flight(self, io):
+        sessions = io.rpc.vhost_get_controllers()[0]["sessions"]
+        return sessions[0]["inflight_task_cnt"] if sessions else 0
