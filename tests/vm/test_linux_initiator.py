@@ -9,6 +9,8 @@ from diskengine_test import TestCase, linux_nvme, wait_until
 
 NQN = "nqn.2024-01.io.diskengine:initiator"
 DISK_BLOCKS = 64 * 2048
+# Linux drops a namespace that comes back with another identity.
+NAMESPACE_UUID = "6a2c4b7e-5e0d-4c37-9a55-3f5b2f0c9d11"
 HOST_OPTIONS = "-i 1 -c 1 -l 60 -k 5"
 FIO = (
     "/bin/fio --name=verify --filename=/dev/nvme0n1 --ioengine=libaio --direct=1 --size=16M --verify=crc32c"
@@ -28,7 +30,7 @@ class LinuxInitiator(TestCase):
             io.rpc.bdev_uring_create(name="disk", filename=disk, block_size=512)
         io.rpc.nvmf_create_transport(trtype="TCP")
         io.rpc.nvmf_create_subsystem(nqn=NQN, allow_any_host=True, serial_number="DE01")
-        io.rpc.nvmf_subsystem_add_ns(nqn=NQN, namespace={"bdev_name": "disk"})
+        io.rpc.nvmf_subsystem_add_ns(nqn=NQN, namespace={"bdev_name": "disk", "uuid": NAMESPACE_UUID})
         address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
         io.rpc.nvmf_subsystem_add_listener(nqn=NQN, listen_address=address)
         return io
