@@ -42,6 +42,7 @@ ALLOWED_CALLS = [
     ("src/control/", "socket", "the API server and its clients block on plain threads"),
     ("apps/", "clock random socket", "the two mains wire the real world in"),
     ("bench/", "clock random socket", "measures real time"),
+    ("fuzz/", "socket", "plays the hostile end of a socket pair"),
     ("tests/", "clock random socket", "drives real peers in real time"),
     ("_test.cpp", "clock random socket", "drives real peers in real time"),
 ]
