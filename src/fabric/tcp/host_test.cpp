@@ -12,6 +12,7 @@
 
 #include "base/crc32c.h"
 #include "base/endian.h"
+#include "runtime/alloc_trap.h"
 
 namespace diskengine::fabric::tcp {
 namespace {
@@ -139,6 +140,15 @@ class TcpHostQueueTest : public ::testing::Test, private HostQueueEvents {
     cqe.status = spec::status_field(status);
     std::memcpy(response.cqe, &cqe, sizeof cqe);
     send_pdu(TcpPdu::capsule_resp, response);
+  }
+
+  void respond_from_stack(uint16_t cid) {
+    spec::TcpCapsuleResp response{};
+    response.common = {TcpPdu::capsule_resp, 0, sizeof response, 0, sizeof response};
+    spec::Cqe cqe;
+    cqe.cid = cid;
+    std::memcpy(response.cqe, &cqe, sizeof cqe);
+    write_raw(&response, sizeof response);
   }
 
   void send_data(uint16_t cid, uint32_t offset, const std::vector<uint8_t>& data, uint8_t flags,
@@ -473,6 +483,47 @@ TEST_F(TcpHostQueueTest, BadSetupAnswersAreRefused) {
     peer_ = -1;
     ended_.reset();
   }
+}
+
+TEST_F(TcpHostQueueTest, IoAllocatesNothingOnceTheQueueIsUp) {
+  connect();
+  initialize();
+  std::array<uint8_t, 4096> buffer{};
+  const iovec piece{buffer.data(), buffer.size()};
+  std::array<uint8_t, 72 + 4096> received{};
+  std::array<uint8_t, 24 + 4096> data{};
+  bool done = false;
+  HostCommand command;
+  command.owner = &done;
+  command.done = [](HostCommand& answered) noexcept { *static_cast<bool*>(answered.owner) = true; };
+  uint64_t allocations = 0;
+  for (int round = 0; round < 40; ++round) {
+    const bool is_read = round % 2 == 0;
+    const AllocTrap trap;
+    command.reset(is_read ? spec::IoOp::read : spec::IoOp::write);
+    command.direction = is_read ? DataDirection::from_controller : DataDirection::to_controller;
+    command.data_bytes = buffer.size();
+    command.iov = {&piece, 1};
+    done = false;
+    queue_->submit(command);
+    reactor_.turn();
+    ASSERT_EQ(::recv(peer_, received.data(), received.size(), 0), is_read ? 72 : 72 + 4096);
+    if (is_read) {
+      spec::TcpData header{};
+      header.common = make_tcp_header(TcpPdu::c2h_data, sizeof header, 4096, false, false, 0,
+                                      spec::kTcpFlagLast | spec::kTcpFlagSuccess);
+      header.cid = command.sqe.cid;
+      header.data_bytes = 4096;
+      std::memcpy(data.data(), &header, sizeof header);
+      write_raw(data.data(), data.size());
+    } else {
+      respond_from_stack(command.sqe.cid);
+    }
+    for (int turn = 0; turn < 1000 && !done; ++turn) reactor_.turn();
+    ASSERT_TRUE(done);
+    if (round >= 4) allocations += trap.allocations();
+  }
+  EXPECT_EQ(allocations, 0u);
 }
 
 TEST_F(TcpHostQueueTest, MoreCommandsThanTheSocketTakesWaitAndAllArriveInOrder) {
