@@ -249,6 +249,12 @@ TEST(PlanRaid, the_last_in_sync_leg_is_never_excluded) {
   EXPECT_EQ(plan.status.state, "down");
 }
 
+TEST(PlanRaid, before_its_hosts_are_admitted_a_volume_waits_and_is_not_down) {
+  AttachmentWish wish = attachment_of_two();
+  wish.legs[0].admitted = wish.legs[1].admitted = false;
+  EXPECT_EQ(plan_raid(wish, ComputeView{}, 0, kLimits).status.state, "waiting");
+}
+
 TEST(PlanRaid, a_leg_of_the_wrong_size_is_refused) {
   const AttachmentWish wish = attachment_of_two();
   ComputeView view = connected_view(wish);
@@ -398,6 +404,8 @@ TEST(VolumeStatus, a_volume_with_a_stale_replica_is_not_ready) {
   EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "degraded");
   graph.volumes[0].in_sync = {1, 2};
   EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "ready");
+  graph.replicas[0].status = {"waiting", "its lvol"};
+  EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "working") << "it is new";
   graph.replicas[0].status = {"down", "no answer"};
   EXPECT_EQ(volume_status(graph, graph.volumes[0]).state, "degraded");
   graph.replicas[1].status = {"down", "no answer"};

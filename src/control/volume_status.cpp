@@ -12,6 +12,7 @@ Status status_of(std::string_view state, std::string reason) { return {std::stri
 struct ReplicaSummary {
   size_t total = 0;
   size_t ready = 0;
+  size_t broken = 0;  // down or failed, not just on the way
   std::string troubles;
 };
 
@@ -23,6 +24,7 @@ ReplicaSummary summarise(const Graph& graph, const Volume& volume) {
       ++summary.ready;
       continue;
     }
+    if (replica->status.state == state::kDown || replica->status.state == state::kFailed) ++summary.broken;
     const Node* node = graph.node_of(*replica);
     if (!summary.troubles.empty()) summary.troubles += "; ";
     summary.troubles += fmt::format("replica {} on {} is {}: {}", replica->id, node != nullptr ? node->name : "?",
@@ -45,7 +47,9 @@ Status volume_status(const Graph& graph, const Volume& volume) {
   const ReplicaSummary summary = summarise(graph, volume);
   if (!volume.wanted)
     return status_of(state::kDeleting, fmt::format("{} of its replicas are still to be removed", summary.total));
-  if (!all_provisioned(graph, volume)) return status_of(state::kWorking, "making its replicas: " + summary.troubles);
+  const bool is_new = volume.epoch == 0 && summary.broken == 0 && summary.ready < summary.total;
+  if (is_new || !all_provisioned(graph, volume))
+    return status_of(state::kWorking, "making its replicas: " + summary.troubles);
 
   const VolumeVmMapping* attachment = graph.attachment_of(volume.id);
   const bool is_used = attachment != nullptr && attachment->wanted;

@@ -115,6 +115,7 @@ RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t 
 
   std::vector<int64_t> present;
   std::string missing;
+  bool all_admitted = true;
   for (const LegWish& leg : wish.legs) {
     if (!leg.in_sync) continue;
     if (leg_usable(leg, view)) {
@@ -123,9 +124,11 @@ RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t 
       present.push_back(leg.replica_id);
     } else {
       missing += (missing.empty() ? "" : "; ") + leg_trouble(leg, view);
+      all_admitted = all_admitted && leg.admitted;
     }
   }
   if (missing.empty()) return plan_creation(wish, view);
+  if (present.empty() && !all_admitted) return wait_plan(state::kWaiting, missing);
   if (present.empty()) return wait_plan(state::kDown, "no replica with current data is reachable: " + missing);
   if (waited_ms < limits.leg_grace_ms)
     return wait_plan(state::kWaiting, fmt::format("{}; starting without it in {} s", missing,
