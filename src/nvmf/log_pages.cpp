@@ -49,7 +49,8 @@ std::vector<uint8_t> Controller::changed_namespaces() {
   std::sort(changed_namespaces_.begin(), changed_namespaces_.end());
   // More changes than the list holds are told by one special entry.
   if (too_many_changed_) changed_namespaces_.assign(1, spec::kNsidAll);
-  std::memcpy(log.data(), changed_namespaces_.data(), changed_namespaces_.size() * sizeof(uint32_t));
+  if (!changed_namespaces_.empty())
+    std::memcpy(log.data(), changed_namespaces_.data(), changed_namespaces_.size() * sizeof(uint32_t));
   changed_namespaces_.clear();
   too_many_changed_ = false;
   return log;
