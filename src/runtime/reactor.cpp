@@ -32,6 +32,44 @@ class CurrentScope {
   Reactor* previous_;
 };
 
+// How long to spin before blocking. Spinning pays while what we wait for comes in time; where it does not (it comes
+// rarely, or needs the core that we spin on) credit runs out and the reactor blocks early, but tries again now and
+// then.
+class SpinBudget {
+ public:
+  explicit SpinBudget(uint64_t longest_ns) : longest_ns_(longest_ns), shortest_ns_(std::min(kShortNs, longest_ns)) {}
+
+  void found_work() noexcept {
+    if (!spinning_) return;
+    spinning_ = false;
+    credit_ = std::min(kCreditMax, credit_ > 0 ? credit_ + 1 : (trying() ? kCreditMax / 2 : 0));
+  }
+  // No work for `idle_ns`: true if it is time to block.
+  bool used_up(uint64_t idle_ns) noexcept {
+    spinning_ = true;
+    const bool full = credit_ > 0 || trying();
+    if (idle_ns < (full ? longest_ns_ : shortest_ns_)) return false;
+    spinning_ = false;
+    ++blocks_;
+    if (full) credit_ = credit_ > kFailureCost ? credit_ - kFailureCost : 0;
+    return true;
+  }
+
+ private:
+  static constexpr uint64_t kShortNs = 10'000;
+  static constexpr unsigned kCreditMax = 16;
+  static constexpr unsigned kFailureCost = 4;
+  static constexpr unsigned kTryEvery = 32;
+
+  bool trying() const noexcept { return blocks_ % kTryEvery == 0; }
+
+  const uint64_t longest_ns_;
+  const uint64_t shortest_ns_;
+  unsigned credit_ = kCreditMax;
+  unsigned blocks_ = 0;
+  bool spinning_ = false;
+};
+
 class FunctionMessage final : public Message {
  public:
   explicit FunctionMessage(std::function<void()> work) : work_(std::move(work)) {}
@@ -135,14 +173,18 @@ void Reactor::run() {
     if (sched_setaffinity(0, sizeof set, &set) != 0)
       LOG_WARN("runtime", "reactor {}: cannot pin to core {}: {}", options_.name, options_.cpu, std::strerror(errno));
   }
+  SpinBudget budget(options_.spin_ns);
   uint64_t start = ticks();
   while (!stopping_.load(std::memory_order_acquire)) {
     const bool worked = run_turn();
     const uint64_t end = ticks();
     (worked ? stats_.busy_ticks : stats_.idle_ticks) += end - start;
     start = end;
-    if (worked) continue;
-    if (options_.use_ring && now_ns_ - last_work_ns_ >= options_.spin_ns) {
+    if (worked) {
+      budget.found_work();
+      continue;
+    }
+    if (options_.use_ring && budget.used_up(now_ns_ - last_work_ns_)) {
       block_until_event();
       start = ticks();
     } else {

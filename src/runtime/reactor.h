@@ -3,7 +3,8 @@
 // One turn: messages from other threads, due timers, io_uring completions, the hot sources, deferred work until there
 // is none (so completions of this turn run in this turn), then the turn-end hooks (which send what the turn produced),
 // then one system call for all new io_uring submissions. It spins while there was work within the last Options::spin_ns
-// and then blocks in io_uring until a timer, a completion, a message or a cold source's descriptor wakes it.
+// (less where that does not pay) and then blocks in io_uring until a timer, a completion, a message or a cold
+// source's descriptor wakes it.
 //
 // Threads: everything is for the reactor's own thread, except post(), stop() and what says otherwise.
 #pragma once
@@ -150,7 +151,7 @@ class Reactor {
     unsigned id = 0;               // place in the list of reactors; reactor 0 is the main one
     int cpu = -1;                  // core to pin run()'s thread to; -1: none
     const Clock* clock = nullptr;  // nullptr: the machine's clock
-    uint64_t spin_ns = 40'000;     // how long to spin without work before blocking
+    uint64_t spin_ns = 100'000;    // how long to spin without work before blocking, at most
     unsigned ring_entries = 1024;  // io_uring submission queue
     bool use_ring = true;          // false: no io_uring and no blocking, for worlds polled by hand
   };
