@@ -6,9 +6,11 @@
 #include "fabric/tcp/host.h"
 #include "nvme/manager.h"
 #include "nvmf/target.h"
+#include "raid/manager.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
 #include "rpc/methods_bdev_nvme.h"
+#include "rpc/methods_bdev_raid.h"
 #include "rpc/methods_nvmf.h"
 #include "rpc/methods_perf.h"
 #include "rpc/methods_vhost.h"
@@ -49,6 +51,17 @@ Layer nvme_host(const LayerContext& context) {
   return layer;
 }
 
+Layer mirrors(const LayerContext& context) {
+  auto manager = std::make_shared<raid::RaidManager>(context.devices, context.random.next());
+  Layer layer;
+  layer.name = "raid";
+  layer.subsystem = "bdev";
+  layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_raid_methods(methods, *manager); };
+  layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.stop = [manager] { return manager->stop(); };
+  return layer;
+}
+
 Layer vhost_controllers(const LayerContext& context) {
   Layer layer;
   layer.name = "vhost";
@@ -82,6 +95,7 @@ std::vector<Layer> make_layers(const LayerContext& context) {
   std::vector<Layer> layers;
   layers.push_back(disks(context));
   layers.push_back(nvme_host(context));
+  layers.push_back(mirrors(context));
   layers.push_back(vhost_controllers(context));
   layers.push_back(nvmf_target(context));
   return layers;

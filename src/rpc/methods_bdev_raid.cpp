@@ -1,0 +1,100 @@
+#include "rpc/methods_bdev_raid.h"
+
+#include <fmt/format.h>
+
+#include <boost/json/array.hpp>
+#include <boost/json/parse.hpp>
+
+#include "rpc/params.h"
+
+namespace diskengine::rpc {
+namespace json = boost::json;
+
+namespace {
+
+Reply answer(const Result<void>& outcome, const std::string& attempt) {
+  if (outcome) return json::value(true);
+  return outcome.error().with_context(attempt);
+}
+
+Task<Reply> set_options(raid::RaidManager& manager, json::object params) {
+  raid::RaidOptions options = manager.options();
+  options.process_window_size_kb =
+      static_cast<uint32_t>(uint_param_or(params, "process_window_size_kb", options.process_window_size_kb));
+  options.process_max_bandwidth_mb_sec = static_cast<uint32_t>(
+      uint_param_or(params, "process_max_bandwidth_mb_sec", options.process_max_bandwidth_mb_sec));
+  const Result<void> set = manager.set_options(options);
+  co_return answer(set, "cannot set the options of RAID volumes");
+}
+
+Task<Reply> get_bdevs(raid::RaidManager& manager, json::object params) {
+  const std::string category = text_param(params, "category");
+  json::array list;
+  for (const auto& volume : manager.volumes()) {
+    if (category != "all" && category != name_of(volume->state())) continue;
+    json::object entry;
+    entry["name"] = volume->name();
+    const json::value info = json::parse(volume->info_json());
+    for (const auto& field : info.as_object()) entry[field.key()] = field.value();
+    list.push_back(std::move(entry));
+  }
+  co_return json::value(std::move(list));
+}
+
+Task<Reply> create(raid::RaidManager& manager, json::object params) {
+  raid::RaidManager::CreateOptions options;
+  options.name = text_param(params, "name");
+  options.uuid = uuid_param(params, "uuid").value_or(Uuid{});
+  options.superblock = bool_param(params, "superblock");
+  options.strip_size_kb = static_cast<uint32_t>(uint_param(params, "strip_size_kb"));
+  for (const json::value& base : param(params, "base_bdevs").as_array())
+    options.base_bdevs.emplace_back(base.as_string());
+  const std::string attempt = fmt::format("Failed to create RAID bdev {}", options.name);
+  const std::string level = text_param(params, "raid_level");
+  if (level != "raid1" && level != "1")
+    co_return Error(Errc::invalid_argument, fmt::format("{}: level {} is not supported, only raid1", attempt, level));
+  Task<Result<void>> creating = manager.create(std::move(options));
+  const Result<void> created = co_await creating;
+  co_return answer(created, attempt);
+}
+
+Task<Reply> remove(raid::RaidManager& manager, json::object params) {
+  const std::string name = text_param(params, "name");
+  if (manager.find(name) == nullptr) co_return Error(Errc::no_device, fmt::format("raid bdev {} not found", name));
+  Task<Result<void>> removing = manager.remove(name, bool_param(params, "clear_sb"));
+  const Result<void> removed = co_await removing;
+  if (!removed) co_return Fault{kInternalError, removed.error().message()};
+  co_return json::value(true);
+}
+
+Task<Reply> add_base(raid::RaidManager& manager, json::object params) {
+  const std::string raid_name = text_param(params, "raid_bdev");
+  const std::string base_name = text_param(params, "base_bdev");
+  if (manager.find(raid_name) == nullptr)
+    co_return Error(Errc::no_device, fmt::format("raid bdev {} is not found in config", raid_name));
+  Task<Result<void>> adding = manager.add_base(raid_name, base_name);
+  const Result<void> added = co_await adding;
+  co_return answer(added, fmt::format("Failed to add base bdev {} to RAID bdev {}", base_name, raid_name));
+}
+
+Task<Reply> remove_base(raid::RaidManager& manager, json::object params) {
+  Task<Result<void>> removing = manager.remove_base(text_param(params, "name"));
+  const Result<void> removed = co_await removing;
+  co_return answer(removed, "Failed to remove base bdev from raid bdev");
+}
+
+}  // namespace
+
+void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
+  const auto with = [&manager](Task<Reply> (*handler)(raid::RaidManager&, json::object)) {
+    return [&manager, handler](json::object params) { return handler(manager, std::move(params)); };
+  };
+  methods.add("bdev_raid_set_options", with(set_options));
+  methods.add("bdev_raid_get_bdevs", with(get_bdevs));
+  methods.add("bdev_raid_create", with(create));
+  methods.add("bdev_raid_delete", with(remove));
+  methods.add("bdev_raid_add_base_bdev", with(add_base));
+  methods.add("bdev_raid_remove_base_bdev", with(remove_base));
+}
+
+}  // namespace diskengine::rpc
