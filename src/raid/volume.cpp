@@ -390,7 +390,8 @@ Task<void> Volume::run_rebuild(Slot& slot) {
     }
     co_await sync();
   } else if (still_there) {
-    co_await exclude(slot, slot.recorded, "rebuild failed: " + copied.error().message());
+    const Result<void> excluded = co_await exclude(slot, slot.recorded, "rebuild failed: " + copied.error().message());
+    if (!excluded) LOG_WARN("raid", "{}: {}", name_, excluded.error().message());
   }
   grow_to_legs();
   start_next_rebuild();
