@@ -14,6 +14,7 @@ import os
 import socket
 import time
 
+from .accelerator import QEMU, accelerator
 from .deadline import scaled, wait_until
 from .initramfs import initramfs
 from .kernel import kernel_image
@@ -29,7 +30,6 @@ EXT4_MODULES = ["crc32c_generic", "ext4"]
 BOOT_TIMEOUT_S = 90
 COMMAND_TIMEOUT_S = 60
 HOST_ID = "6f9d1c52-0c0c-4d2a-9a67-0d6b1f0a7e11"
-QEMU = "qemu-system-x86_64"
 RECV_BYTES = 65536
 
 
@@ -72,10 +72,9 @@ class Guest:
         self.qemu_args += ["-netdev", f"user,id=net0{extra}", "-device", "virtio-net-pci,netdev=net0"]
 
     def _command(self, kernel, image):
-        accelerator = ["-accel", "kvm", "-cpu", "host"] if os.access("/dev/kvm", os.W_OK) else ["-cpu", "max"]
         memory = f"memory-backend-memfd,id=memory,size={self.memory_mb}M,share=on"  # vhost-user needs it shared
         return [
-            QEMU, "-M", "q35,memory-backend=memory", *accelerator, "-smp", str(self.cpus), "-m", str(self.memory_mb),
+            QEMU, "-M", "q35,memory-backend=memory", *accelerator(), "-smp", str(self.cpus), "-m", str(self.memory_mb),
             "-object", memory, "-kernel", kernel, "-initrd", image, "-nodefaults", "-display", "none", "-no-reboot",
             "-append", "console=ttyS0 quiet mitigations=off panic=-1",
             "-serial", f"file:{self._console_path}", "-serial", f"unix:{self._port_path},server=on,wait=off",
