@@ -30,7 +30,8 @@ Error open_error(const std::string& path, int positive_errno) {
   return error;
 }
 
-// "process 17 (qemu)" for whoever locks the file, from the kernel's table of locks; empty where that does not say.
+// "process 17 (qemu)" for the living process that locks the file, from the kernel's table of locks; empty where that
+// names none.
 std::string lock_holder(const struct stat& file) {
   std::ifstream locks("/proc/locks");
   const std::string inode =
@@ -44,9 +45,10 @@ std::string lock_holder(const struct stat& file) {
     // The command line's first word: threads rename themselves.
     std::string name;
     std::ifstream command(fmt::format("/proc/{}/cmdline", pid));
+    if (!command) continue;  // it has ended
     std::getline(command, name, '\0');
     name.erase(0, name.rfind('/') + 1);
-    return name.empty() ? fmt::format("process {}", pid) : fmt::format("process {} ({})", pid, name);
+    if (!name.empty()) return fmt::format("process {} ({})", pid, name);  // an ending one has no command line
   }
   return {};
 }
@@ -119,8 +121,13 @@ Result<void> Backing::hold(const std::string& path) {
   if (errno != EWOULDBLOCK) return Error::from_errno(errno, fmt::format("cannot lock '{}'", path));
   struct stat file {};
   const std::string holder = fstat(fd_, &file) == 0 ? lock_holder(file) : std::string();
-  return Error(Errc::busy, fmt::format("'{}' is held by {}; a disk belongs to one process at a time", path,
-                                       holder.empty() ? "another process" : holder));
+  if (holder.empty())
+    return Error(
+        Errc::would_block,
+        fmt::format("'{}' is locked by a process that is not seen here: one that was just killed and whose I/O "
+                    "has not ended, or one of another container; a disk belongs to one process at a time",
+                    path));
+  return Error(Errc::busy, fmt::format("'{}' is held by {}; a disk belongs to one process at a time", path, holder));
 }
 
 Result<void> Backing::measure(const Options& options) {

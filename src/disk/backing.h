@@ -19,7 +19,9 @@ class Backing {
     bool read_only = false;
   };
 
-  // Errors: not_found (missing), busy (held by another process, which is named), invalid_argument (a directory, too
+  // Errors: not_found (missing), busy (held by another process, which is named), would_block (locked, and no process of
+  // this machine is seen to hold it: the kernel lets go of a killed one's disks only once their last I/O ended),
+  // invalid_argument (a directory, too
   // small, not a multiple of the block size, a block size the device cannot do), access_denied and others from open(2).
   static Result<Backing> open(const Options& options);
 

@@ -41,6 +41,16 @@ Result<std::shared_ptr<UringDisk>> UringDisk::create(const Options& options) {
   return std::shared_ptr<UringDisk>(new UringDisk(std::move(info), options, std::move(backing)));
 }
 
+Task<Result<std::shared_ptr<UringDisk>>> UringDisk::create_when_let_go(Reactor& main, Options options) {
+  const uint64_t deadline_ns = main.now_ns() + kLetGoMaxNs;
+  for (;;) {
+    Result<std::shared_ptr<UringDisk>> disk = create(options);
+    if (disk || disk.error().code() != Errc::would_block) co_return disk;
+    if (main.now_ns() >= deadline_ns) co_return Error(Errc::busy, disk.error().message());
+    co_await sleep_for(main, kLetGoStepNs);
+  }
+}
+
 Result<std::unique_ptr<Channel>> UringDisk::open_channel(Reactor& reactor) {
   if (!reactor.has_ring())
     return Error(Errc::not_supported, fmt::format("disk '{}' needs a reactor with io_uring", name()));

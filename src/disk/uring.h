@@ -18,6 +18,7 @@
 
 #include "block/device.h"
 #include "disk/backing.h"
+#include "runtime/task.h"
 
 namespace diskengine {
 
@@ -28,6 +29,8 @@ class UringDisk final : public Device {
   static constexpr unsigned kInFlightMax = 256;
   static constexpr unsigned kBounceBuffers = 16;
   static constexpr size_t kBounceBytes = 128 * 1024;
+  static constexpr uint64_t kLetGoMaxNs = 3'000'000'000;
+  static constexpr uint64_t kLetGoStepNs = 10'000'000;
 
   // Under which of SPDK's two names the disk was asked for; they differ in what bdev_get_bdevs shows.
   enum class Flavour { uring, aio };
@@ -43,6 +46,9 @@ class UringDisk final : public Device {
 
   // Opens and holds the file. Errors as Backing::open.
   static Result<std::shared_ptr<UringDisk>> create(const Options& options);
+  // The same, but waits up to kLetGoMaxNs for the kernel to let go of a file whose holder was killed: a data plane that
+  // is restarted at once finds its disks. Then the error is busy. On the main reactor.
+  static Task<Result<std::shared_ptr<UringDisk>>> create_when_let_go(Reactor& main, Options options);
   ~UringDisk() override;
 
   // Fails with not_supported on a reactor without io_uring.

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <fstream>
 #include <list>
+#include <optional>
 
 #include "runtime/random.h"
 
@@ -260,6 +261,28 @@ TEST_F(UringDiskTest, ADiskHeldByAnotherProcessIsRefusedAndTheHolderIsNamed) {
   ASSERT_EQ(flock(scratch.fd(), LOCK_UN), 0);
   open(scratch.path());
   EXPECT_NE(refusal(scratch.path()).find("is held by"), std::string::npos);
+}
+
+TEST_F(UringDiskTest, ADiskWhoseHolderWasKilledIsWaitedForUntilTheKernelLetsGo) {
+  // The lock of a process that has ended, kept by our copy of its descriptor, as the kernel keeps it for I/O in flight.
+  ScratchFile scratch(kFileBytes);
+  const pid_t child = fork();
+  if (child == 0) _exit(flock(scratch.fd(), LOCK_EX | LOCK_NB) == 0 ? 0 : 1);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0);
+  EXPECT_NE(refusal(scratch.path()).find("was just killed"), std::string::npos);
+  std::optional<Result<std::shared_ptr<UringDisk>>> opened;
+  Timer let_go([&] { EXPECT_EQ(flock(scratch.fd(), LOCK_UN), 0); });
+  reactor.post([&] {
+    let_go.arm(reactor, 100'000'000);
+    spawn<Result<std::shared_ptr<UringDisk>>>(
+        UringDisk::create_when_let_go(reactor, {.name = "disk", .path = scratch.path()}),
+        [&](Result<std::shared_ptr<UringDisk>> result) { opened = std::move(result); });
+  });
+  ASSERT_TRUE(reactor.run_until([&] { return opened.has_value(); }));
+  EXPECT_TRUE(*opened) << opened->error().message();
+  EXPECT_FALSE(let_go.armed());
 }
 
 TEST_F(UringDiskTest, WhatCannotBeADiskIsRefusedWithItsReason) {

@@ -71,7 +71,8 @@ Task<Reply> uring_create(DeviceRegistry& devices, Random& random, UringDisk::Fla
   options.flavour = flavour;
   if (devices.find(options.name))
     co_return Error(Errc::already_exists, fmt::format("there is a bdev named '{}' already", options.name));
-  Result<std::shared_ptr<UringDisk>> disk = UringDisk::create(options);
+  Task<Result<std::shared_ptr<UringDisk>>> opening = UringDisk::create_when_let_go(devices.main_reactor(), options);
+  Result<std::shared_ptr<UringDisk>> disk = co_await opening;
   if (!disk) co_return disk.error();
   Result<void> added = devices.add(std::move(*disk));
   if (!added) co_return added.error();
