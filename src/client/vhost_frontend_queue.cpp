@@ -52,8 +52,9 @@ VhostDriverQueue::VhostDriverQueue(uint16_t size, bool event_idx, bool indirect,
       tables_(reinterpret_cast<spec::VringDesc*>(memory.ring + tables_offset(size))),
       slots_(indirect ? size : size / kDescsPerRequest) {
   auto* desc = reinterpret_cast<spec::VringDesc*>(desc_);
-  for (uint16_t slot = 0; slot < slots_.size(); ++slot) {
-    free_.push_back(static_cast<uint16_t>(slots_.size() - 1 - slot));
+  const auto slots = static_cast<uint16_t>(slots_.size());  // at most `size`
+  for (uint16_t slot = 0; slot < slots; ++slot) {
+    free_.push_back(static_cast<uint16_t>(slots - 1 - slot));
     const auto first = static_cast<uint16_t>(indirect ? 0 : slot * kDescsPerRequest);
     // With indirect tables, four descriptors apart: one line each.
     spec::VringDesc* chain = indirect ? tables_ + size_t{slot} * 4 : desc + first;

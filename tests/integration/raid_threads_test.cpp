@@ -102,7 +102,7 @@ class Writer {
 Task<Result<void>> replace_legs(Reactor& main, raid::RaidManager& manager, unsigned rounds) {
   const char* names[] = {"a", "b", "c"};
   for (unsigned i = 0; i < rounds; ++i) {
-    Task<Result<void>> removing = manager.remove_base(names[(i + 1) % 3]);
+    Task<Result<void>> removing = manager.remove_base(names[i % 3]);
     const Result<void> removed = co_await removing;
     CO_TRY(removed);
     Task<Result<void>> adding = manager.add_base("r", names[(i + 2) % 3]);

@@ -13,7 +13,6 @@ namespace {
 
 using client::VhostCompletion;
 using client::VhostFrontend;
-using client::VhostIo;
 using spec::VirtioBlkType;
 
 struct VhostDisk : testing::Test {

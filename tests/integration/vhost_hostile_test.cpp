@@ -16,7 +16,6 @@ namespace {
 using client::VhostFrontend;
 using client::VhostSocket;
 using spec::VhostUserRequest;
-using spec::VirtioBlkType;
 
 constexpr int kTimeoutMs = 10'000;
 

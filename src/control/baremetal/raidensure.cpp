@@ -23,7 +23,7 @@ RaidPlan wait_plan(std::string_view state, std::string reason) {
 // A stand-in bdev that no mirror uses any more, or an empty name.
 std::string idle_stand_in(const AttachmentWish& wish, const ComputeView& view, const RaidView* raid) {
   for (const LegWish& leg : wish.legs) {
-    const std::string name = stand_in_name(wish.volume_id, leg.slot);
+    std::string name = stand_in_name(wish.volume_id, leg.slot);
     if (view.bdev(name) != nullptr && (raid == nullptr || raid->leg(name) == nullptr)) return name;
   }
   return {};

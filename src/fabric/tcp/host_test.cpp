@@ -19,7 +19,6 @@ namespace {
 
 using spec::DataDirection;
 using spec::Status;
-using spec::TcpFatal;
 using spec::TcpPdu;
 
 std::vector<uint8_t> pattern(size_t bytes, uint8_t first) {
