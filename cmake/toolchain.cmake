@@ -17,7 +17,9 @@ endif()
 
 find_program(DISKENGINE_CCACHE ccache)
 if(DISKENGINE_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${DISKENGINE_CCACHE})
+  # Paths inside the tree are hashed relative to it, so one cache serves every preset and every clone.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1
+      ${DISKENGINE_CCACHE})
 endif()
 find_program(DISKENGINE_MOLD mold)
 if(DISKENGINE_MOLD)

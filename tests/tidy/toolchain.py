@@ -63,8 +63,8 @@ def flags_for(header, commands):
         return (os.path.dirname(path) == os.path.dirname(header), layer_of(path) == layer_of(header))
 
     words = shlex.split(commands[max(commands, key=nearness)]["command"])
-    if "ccache" in words[0]:
-        words = words[1:]
+    if launcher := [index for index, word in enumerate(words) if os.path.basename(word) == "ccache"]:
+        words = words[launcher[0] + 1 :]
     stop = words.index("-o")
     return [word for word in words[:stop] if word != "-c"]
 
