@@ -58,6 +58,13 @@ class LoopsTest : public ::testing::Test {
     store_ = std::move(*Store::open(std::move(*connection), environment_));
   }
 
+  // A disk of 16 MiB.
+  std::string make_disk_file(const std::string& name) {
+    const std::filesystem::path path = directory_ / (name + ".disk");
+    std::ofstream(path).close();
+    std::filesystem::resize_file(path, 16 << 20);
+    return path;
+  }
   void add_storage_node(const std::string& name) {
     const int index = name == "s1" ? 0 : 1;
     Node node;
@@ -69,9 +76,7 @@ class LoopsTest : public ::testing::Test {
     const int64_t id = store_->put_node(node).value();
     Disk disk;
     disk.node_id = id;
-    disk.kind = "dir";
-    disk.path = directory_ / name;
-    std::filesystem::create_directories(disk.path);
+    disk.path = make_disk_file(name);
     disks_.push_back(store_->add_disk(disk).value());
   }
 
@@ -321,11 +326,7 @@ TEST_F(LoopsTest, deleting_takes_apart_from_the_guest_inwards) {
   EXPECT_TRUE(graph().volumes.empty());
   EXPECT_TRUE(graph().lvols.empty());
   EXPECT_EQ(s1().changes().size(), 2u);
-  EXPECT_EQ(s1().ask("bdev_get_bdevs"), "[]");
-  size_t files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(directory_ / "s1"))
-    files += entry.path().filename() == kDiskMarkerFile ? 0 : 1;
-  EXPECT_EQ(files, 0u);
+  EXPECT_EQ(s1().ask("bdev_get_bdevs").find("Logical Volume"), std::string::npos);
 }
 
 TEST_F(LoopsTest, a_step_that_fails_says_why_and_is_tried_again) {
@@ -351,35 +352,46 @@ TEST_F(LoopsTest, a_data_plane_without_io_uring_gets_aio_bdevs) {
 
 TEST_F(LoopsTest, an_lvol_whose_data_vanished_is_never_replaced_by_an_empty_one) {
   make_ready();
-  const Lvol lvol = graph().lvols[0];
-  const std::filesystem::path file = directory_ / "s1" / lvol.uuid;
-  ASSERT_TRUE(std::filesystem::remove(file));
   s1().stop();
+  s1().lose_lvols();
   s1().start();
   run(3);
-  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(s1().ask("bdev_get_bdevs").find("Logical Volume"), std::string::npos);
   EXPECT_EQ(graph().lvols[0].status.state, "failed");
   EXPECT_NE(graph().lvols[0].status.reason.find("missing"), std::string::npos);
 }
 
-TEST_F(LoopsTest, a_directory_that_is_not_the_initialised_disk_is_not_filled) {
+TEST_F(LoopsTest, an_lvol_made_just_before_its_uuid_was_recorded_is_found_by_its_name) {
+  volume_ = make_volume();
   run();
-  ASSERT_TRUE(std::filesystem::remove(directory_ / "s1" / kDiskMarkerFile));
+  const Lvol lvol = graph().lvols[0];
+  ASSERT_TRUE(store_->set_provisioned(lvol.id, ""));
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE lvols SET provisioned = 0, uuid = NULL WHERE id = $1", {lvol.id}));
+  s1().forget_changes();
+  run();
+  EXPECT_EQ(graph().lvols[0].uuid, lvol.uuid);
+  EXPECT_TRUE(s1().changes().empty());
+}
+
+TEST_F(LoopsTest, a_disk_that_is_not_the_initialised_one_is_not_filled) {
+  run();
+  s1().stop();
+  s1().lose_disks();
+  s1().start();
   volume_ = make_volume();
   run();
   EXPECT_EQ(graph().disks[0].status.state, "failed");
   EXPECT_NE(graph().disks[0].status.reason.find("is not the disk that was initialised"), std::string::npos);
-  EXPECT_FALSE(std::filesystem::exists(directory_ / "s1" / graph().lvols[0].uuid));
+  EXPECT_EQ(s1().ask("bdev_lvol_get_lvstores"), "[]");
   EXPECT_EQ(graph().lvols[0].status.state, "waiting");
 }
 
-TEST_F(LoopsTest, a_directory_of_another_set_up_is_refused) {
-  std::filesystem::create_directories(directory_ / "taken");
-  std::ofstream(directory_ / "taken" / kDiskMarkerFile) << "00000000-0000-0000-0000-000000000001\n";
+TEST_F(LoopsTest, a_disk_of_another_set_up_is_refused) {
   Disk disk;
   disk.node_id = graph().node_named("s1")->id;
-  disk.kind = "dir";
-  disk.path = directory_ / "taken";
+  disk.path = make_disk_file("taken");
+  s1().put_foreign_store(disk.path);
   const int64_t id = store_->add_disk(disk).value();
   run(2);
   EXPECT_EQ(graph().disk(id)->status.state, "failed");

@@ -53,10 +53,10 @@ struct Node {
 struct Disk {
   int64_t id = 0;
   int64_t node_id = 0;
-  std::string kind;  // "dir"
-  std::string path;
-  std::string uuid;  // written into the directory; empty until initialise_disk has run
-  int64_t capacity_bytes = 0;
+  std::string path;  // of a file or block device on that node
+  std::string uuid;  // in the name of its lvol store; empty until initialise_disk has chosen it
+  int64_t block_size = 512;
+  int64_t capacity_bytes = 0;  // of its lvol store; 0 until that exists
   Status status;
 };
 
@@ -74,7 +74,7 @@ struct Volume {
 
 struct Lvol {
   int64_t id = 0;
-  std::string uuid;
+  std::string uuid;  // the data plane's choice; empty until it is made
   int64_t disk_id = 0;
   int64_t size_bytes = 0;
   int64_t block_size = 512;

@@ -9,7 +9,7 @@
 namespace diskengine::control {
 namespace {
 
-constexpr std::string_view kLvolPart = "lvol-";
+constexpr std::string_view kReplicaPart = "replica-";
 constexpr size_t kSerialChars = 20;
 
 bool is_plain(char c) {
@@ -24,7 +24,13 @@ std::string stand_in_name(int64_t volume_id, int64_t slot) { return fmt::format(
 std::string nvme_disk_name(int64_t disk_id) { return fmt::format("NvmeDisk{}", disk_id); }
 std::string nvme_disk_bdev_name(int64_t disk_id) { return nvme_disk_name(disk_id) + "n1"; }
 
-std::string replica_nqn(std::string_view lvol_uuid) { return fmt::format("{}{}{}", kNqnPrefix, kLvolPart, lvol_uuid); }
+std::string lvol_store_name(std::string_view disk_uuid) { return fmt::format("lvs_{}", disk_uuid); }
+std::string lvol_name(int64_t lvol_id) { return fmt::format("lvol_{}", lvol_id); }
+std::string lvol_alias(std::string_view disk_uuid, int64_t lvol_id) {
+  return lvol_store_name(disk_uuid) + "/" + lvol_name(lvol_id);
+}
+
+std::string replica_nqn(std::string_view uuid) { return fmt::format("{}{}{}", kNqnPrefix, kReplicaPart, uuid); }
 
 std::string host_nqn(int64_t volume_vm_mapping_id, int64_t epoch) {
   return fmt::format("{}host:{}:{}", kNqnPrefix, volume_vm_mapping_id, epoch);
@@ -33,7 +39,7 @@ std::string host_nqn(int64_t volume_vm_mapping_id, int64_t epoch) {
 std::string controller_name_from_nqn(std::string_view nqn) {
   if (nqn.starts_with(kNqnPrefix)) {
     const std::string_view own = nqn.substr(kNqnPrefix.size());
-    if (own.starts_with(kLvolPart) && std::all_of(own.begin(), own.end(), is_plain)) return std::string(own);
+    if (own.starts_with(kReplicaPart) && std::all_of(own.begin(), own.end(), is_plain)) return std::string(own);
   }
   // A foreign NQN keeps its readable characters; a checksum tells apart what the replacement made equal.
   std::string name(nqn);

@@ -3,10 +3,11 @@
 //
 //   vhost controller      vhost<volume_vm_mapping id>
 //   RAID bdev             raid_<volume id>
-//   replica's NQN         nqn.2026-01.io.diskengine:lvol-<lvol uuid>      (kept in volume_lvol_mapping)
-//   NVMe controller       lvol-<lvol uuid>                                controller_name_from_nqn(nqn)
-//   base bdev             lvol-<lvol uuid>n1                              base_bdev_name_from_nqn(nqn)
-//   lvol bdev             <lvol uuid>
+//   replica's NQN         nqn.2026-01.io.diskengine:replica-<uuid>        (kept in volume_lvol_mapping)
+//   NVMe controller       replica-<uuid>                                  controller_name_from_nqn(nqn)
+//   base bdev             replica-<uuid>n1                                base_bdev_name_from_nqn(nqn)
+//   lvol bdev             <lvol uuid>, alias lvs_<disk uuid>/lvol_<lvol id>
+//   lvol store            lvs_<disk uuid>                                 on NvmeDisk<disk id>n1
 //   physical controller   NvmeDisk<disk id>, its bdev NvmeDisk<disk id>n1
 //   host NQN              nqn.2026-01.io.diskengine:host:<volume_vm_mapping id>:<epoch>
 #pragma once
@@ -25,7 +26,12 @@ std::string raid_bdev_name(int64_t volume_id);
 std::string stand_in_name(int64_t volume_id, int64_t slot);
 std::string nvme_disk_name(int64_t disk_id);
 std::string nvme_disk_bdev_name(int64_t disk_id);
-std::string replica_nqn(std::string_view lvol_uuid);
+// The store on a disk, and an lvol in it. The UUID of an lvol is the data plane's to choose; by these names it is found
+// again when its creation was cut short before the UUID was recorded.
+std::string lvol_store_name(std::string_view disk_uuid);
+std::string lvol_name(int64_t lvol_id);
+std::string lvol_alias(std::string_view disk_uuid, int64_t lvol_id);
+std::string replica_nqn(std::string_view uuid);
 std::string host_nqn(int64_t volume_vm_mapping_id, int64_t epoch);
 
 // The initiator's controller for a replica. Different NQNs give different names, ours and foreign ones alike.

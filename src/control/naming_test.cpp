@@ -12,8 +12,8 @@ TEST(Naming, every_object_of_the_path_has_the_name_the_debugging_checklist_gives
   EXPECT_EQ(raid_bdev_name(123), "raid_123");
   EXPECT_EQ(nvme_disk_name(3), "NvmeDisk3");
   EXPECT_EQ(nvme_disk_bdev_name(3), "NvmeDisk3n1");
-  EXPECT_EQ(replica_nqn(kUuid), std::string("nqn.2026-01.io.diskengine:lvol-") + kUuid);
-  EXPECT_EQ(base_bdev_name_from_nqn(replica_nqn(kUuid)), std::string("lvol-") + kUuid + "n1");
+  EXPECT_EQ(replica_nqn(kUuid), std::string("nqn.2026-01.io.diskengine:replica-") + kUuid);
+  EXPECT_EQ(base_bdev_name_from_nqn(replica_nqn(kUuid)), std::string("replica-") + kUuid + "n1");
 }
 
 TEST(Naming, the_host_nqn_changes_with_every_epoch) {
@@ -26,9 +26,9 @@ TEST(Naming, different_nqns_never_share_a_controller_name) {
   const char* const nqns[] = {"nqn.2016-06.io.spdk:a:b",
                               "nqn.2016-06.io.spdk:a_b",
                               "nqn.2016-06.io.spdk:a/b",
-                              "lvol-x",
-                              "nqn.2026-01.io.diskengine:lvol-x",
-                              "nqn.2026-01.io.diskengine:lvol-x/",
+                              "replica-x",
+                              "nqn.2026-01.io.diskengine:replica-x",
+                              "nqn.2026-01.io.diskengine:replica-x/",
                               ""};
   for (const char* a : nqns)
     for (const char* b : nqns)

@@ -30,8 +30,7 @@ NodeLoop::NodeLoop(Store& store, Environment& environment, const Node& node, con
       name_(node.name),
       is_storage_(node.role == kRoleStorage),
       rpc_socket_(node.rpc_socket),
-      data_plane_(client::JsonRpcClient({.socket_path = node.rpc_socket, .timeout_ms = kRpcTimeoutMs})),
-      lvols_(make_file_lvol_provider(data_plane_)) {}
+      data_plane_(client::JsonRpcClient({.socket_path = node.rpc_socket, .timeout_ms = kRpcTimeoutMs})) {}
 
 NodeLoop::~NodeLoop() = default;
 
@@ -62,24 +61,28 @@ Result<int> NodeLoop::run() {
 
 Result<int> NodeLoop::pass() { return is_storage_ ? storage_pass() : compute_pass(); }
 
-Result<void> NodeLoop::initialise_disks() {
+Result<int> NodeLoop::initialise_disks(const TargetView& view) {
   LoopContext loop = context();
   TRY_ASSIGN(const Graph graph, store_.load_graph());
-  for (const Disk& disk : graph.disks)
-    if (disk.node_id == node_id_) TRY(initialise_disk(loop, disk));
-  return {};
+  int steps = 0;
+  for (const Disk& disk : graph.disks) {
+    if (disk.node_id != node_id_) continue;
+    TRY_ASSIGN(const int taken, initialise_disk(loop, disk, view));
+    steps += taken;
+  }
+  return steps;
 }
 
 Result<int> NodeLoop::storage_pass() {
   LoopContext loop = context();
-  TRY(initialise_disks());
-  TRY_ASSIGN(const Graph graph, store_.load_graph());  // with the disks as they were just found
-  int steps = 0;
   TRY_ASSIGN(const TargetView view, data_plane_.observe_target());
+  TRY_ASSIGN(int steps, initialise_disks(view));
+  if (steps > 0) return steps;                         // what is on the disk shows in the next observation
+  TRY_ASSIGN(const Graph graph, store_.load_graph());  // with the disks as they were just found
   for (const Lvol& lvol : graph.lvols) {
     const Disk* disk = graph.disk(lvol.disk_id);
     if (disk == nullptr || disk->node_id != node_id_) continue;
-    TRY_ASSIGN(const int taken, provision_lvol(loop, *lvols_, graph, view, lvol));
+    TRY_ASSIGN(const int taken, provision_lvol(loop, graph, view, lvol));
     steps += taken;
   }
   if (steps > 0) return steps;  // the exports are planned from the lvols' new states
@@ -156,6 +159,8 @@ Result<void> NodeLoop::record_node_down(const Error& error) {
   for (const VolumeVmMapping& attachment : graph.attachments)
     if (attachment.node_id == node_id_ && attachment.wanted)
       TRY(store_.set_status(Kind::attachment, attachment.id, down));
+  for (const Disk& disk : graph.disks)
+    if (disk.node_id == node_id_) TRY(store_.set_status(Kind::disk, disk.id, down));
   for (const VolumeLvolMapping& replica : graph.replicas) {
     const Node* node = graph.node_of(replica);
     if (node == nullptr || node->id != node_id_ || replica.status.state == state::kWithdrawn) continue;

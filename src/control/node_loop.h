@@ -12,8 +12,6 @@
 
 namespace diskengine::control {
 
-class LvolProvider;
-
 class NodeLoop {
  public:
   NodeLoop(Store& store, Environment& environment, const Node& node, const LoopLimits& limits);
@@ -28,7 +26,7 @@ class NodeLoop {
  private:
   Result<int> pass();
   Result<int> storage_pass();
-  Result<void> initialise_disks();
+  Result<int> initialise_disks(const TargetView& view);
   Result<int> compute_pass();
   Result<int> attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
   Result<int> detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
@@ -46,7 +44,6 @@ class NodeLoop {
   bool is_storage_;
   std::string rpc_socket_;
   DataPlane data_plane_;
-  std::unique_ptr<LvolProvider> lvols_;
   int64_t seen_recorded_ms_ = 0;
 };
 

@@ -16,12 +16,12 @@ struct Candidate {
 };
 
 // Why there are not enough candidates, node by node.
-Error not_enough(const Graph& graph, const std::map<int64_t, Candidate>& best, int64_t size_bytes, int64_t replicas) {
+Error not_enough(const Graph& graph, const std::map<int64_t, Candidate>& best, const PlacementWish& wish) {
   std::string found;
   for (const Node& node : graph.nodes) {
     if (node.role != kRoleStorage) continue;
     const auto candidate = best.find(node.id);
-    std::string has = "no disk that is ready";
+    std::string has = fmt::format("no ready disk with blocks of {} bytes", wish.block_size);
     if (node.status.state == state::kDown) has = "does not answer";
     if (candidate != best.end()) has = format_size(candidate->second.free_bytes) + " free";
     found += fmt::format("{}{}: {}", found.empty() ? "" : ", ", node.name, has);
@@ -29,15 +29,15 @@ Error not_enough(const Graph& graph, const std::map<int64_t, Candidate>& best, i
   return Error(Errc::no_space,
                fmt::format("{} replicas of {} need that many storage nodes with a ready disk and room; found {}; see "
                            "`diskengine status`, and add disks with `diskengine disk add`",
-                           replicas, format_size(size_bytes), found.empty() ? "no storage node" : found));
+                           wish.replicas, format_size(wish.size_bytes), found.empty() ? "no storage node" : found));
 }
 
 }  // namespace
 
-Result<std::vector<int64_t>> place_replicas(const Graph& graph, int64_t size_bytes, int64_t replicas) {
+Result<std::vector<int64_t>> place_replicas(const Graph& graph, const PlacementWish& wish) {
   std::map<int64_t, Candidate> best;  // by node: its disk with the most room
   for (const Disk& disk : graph.disks) {
-    if (disk.status.state != state::kReady) continue;
+    if (disk.status.state != state::kReady || disk.block_size != wish.block_size) continue;
     const Node* node = graph.node(disk.node_id);
     if (node == nullptr || node->status.state == state::kDown) continue;
     const int64_t free_bytes = disk.capacity_bytes - graph.promised_bytes(disk.id);
@@ -46,12 +46,12 @@ Result<std::vector<int64_t>> place_replicas(const Graph& graph, int64_t size_byt
   }
   std::vector<Candidate> with_room;
   for (const auto& [node_id, candidate] : best)
-    if (candidate.free_bytes >= size_bytes) with_room.push_back(candidate);
-  if (static_cast<int64_t>(with_room.size()) < replicas) return not_enough(graph, best, size_bytes, replicas);
+    if (candidate.free_bytes >= wish.size_bytes) with_room.push_back(candidate);
+  if (static_cast<int64_t>(with_room.size()) < wish.replicas) return not_enough(graph, best, wish);
   std::stable_sort(with_room.begin(), with_room.end(),
                    [](const Candidate& a, const Candidate& b) { return a.free_bytes > b.free_bytes; });
   std::vector<int64_t> disks;
-  for (int64_t i = 0; i < replicas; ++i) disks.push_back(with_room[static_cast<size_t>(i)].disk_id);
+  for (int64_t i = 0; i < wish.replicas; ++i) disks.push_back(with_room[static_cast<size_t>(i)].disk_id);
   return disks;
 }
 

@@ -91,22 +91,30 @@ TEST(PlanExport, an_unwanted_export_is_deleted_and_then_withdrawn) {
 TEST(PlanLvol, data_goes_only_after_its_export) {
   Lvol lvol;
   lvol.wanted = false;
-  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::online, false).step, LvolStep::none);
-  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::online, true).step, LvolStep::close);
-  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::stored, true).step, LvolStep::remove);
-  EXPECT_EQ(plan_lvol(lvol, Disk{}, LvolPresence::absent, true).step, LvolStep::forget);
+  Disk disk;
+  disk.status.state = "ready";
+  const BdevView bdev;
+  EXPECT_EQ(plan_lvol(lvol, disk, &bdev, false).step, LvolStep::none);
+  EXPECT_EQ(plan_lvol(lvol, disk, &bdev, true).step, LvolStep::remove);
+  EXPECT_EQ(plan_lvol(lvol, disk, nullptr, true).step, LvolStep::forget);
+  disk.status.state = "failed";
+  EXPECT_EQ(plan_lvol(lvol, disk, nullptr, true).status.state, "deleting") << "it may be on the disk that is away";
 }
 
 TEST(PlanLvol, one_that_has_existed_is_never_made_again) {
   Disk disk;
   disk.status.state = "ready";
   Lvol lvol;
-  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::absent, false).step, LvolStep::create);
-  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::partial, false).step, LvolStep::create);
+  EXPECT_EQ(plan_lvol(lvol, disk, nullptr, false).step, LvolStep::create);
+  BdevView bdev;
+  bdev.name = "u1";
+  EXPECT_EQ(plan_lvol(lvol, disk, &bdev, false).step, LvolStep::adopt);
   lvol.provisioned = true;
-  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::absent, false).status.state, "failed");
-  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::partial, false).status.state, "failed");
-  EXPECT_EQ(plan_lvol(lvol, disk, LvolPresence::stored, false).step, LvolStep::open);
+  lvol.uuid = "u1";
+  EXPECT_EQ(plan_lvol(lvol, disk, &bdev, false).status.state, "ready");
+  EXPECT_EQ(plan_lvol(lvol, disk, nullptr, false).status.state, "failed");
+  bdev.name = "u2";
+  EXPECT_EQ(plan_lvol(lvol, disk, &bdev, false).status.state, "failed") << "another lvol under its name";
 }
 
 // An attachment with two legs, both in sync.
@@ -357,12 +365,13 @@ Graph graph_with_disks(const std::vector<int64_t>& capacities) {
 
 TEST(Placement, takes_different_nodes_with_the_most_room) {
   Graph graph = graph_with_disks({100, 300, 200});
-  EXPECT_EQ(*place_replicas(graph, 50, 2), (std::vector<int64_t>{20, 30}));
+  EXPECT_EQ(*place_replicas(graph, {.size_bytes = 50}), (std::vector<int64_t>{20, 30}));
   Lvol lvol;
   lvol.disk_id = 20;
   lvol.size_bytes = 260;
   graph.lvols.push_back(lvol);
-  EXPECT_EQ(*place_replicas(graph, 50, 2), (std::vector<int64_t>{30, 10})) << "what is promised counts as used";
+  EXPECT_EQ(*place_replicas(graph, {.size_bytes = 50}), (std::vector<int64_t>{30, 10}))
+      << "what is promised counts as used";
 }
 
 TEST(Placement, two_disks_of_one_node_are_not_two_nodes) {
@@ -370,13 +379,20 @@ TEST(Placement, two_disks_of_one_node_are_not_two_nodes) {
   Disk second = graph.disks[0];
   second.id = 11;
   graph.disks.push_back(second);
-  EXPECT_EQ(place_replicas(graph, 50, 2).error().code(), Errc::no_space);
+  EXPECT_EQ(place_replicas(graph, {.size_bytes = 50}).error().code(), Errc::no_space);
+}
+
+TEST(Placement, disks_with_other_blocks_do_not_count) {
+  Graph graph = graph_with_disks({100, 100, 100});
+  graph.disks[0].block_size = graph.disks[2].block_size = 4096;
+  EXPECT_EQ(place_replicas(graph, {.size_bytes = 50}).error().code(), Errc::no_space);
+  EXPECT_EQ(*place_replicas(graph, {.size_bytes = 50, .block_size = 4096}), (std::vector<int64_t>{10, 30}));
 }
 
 TEST(Placement, says_what_each_node_has) {
   Graph graph = graph_with_disks({1 << 20, 1 << 21, 1 << 22});
   graph.nodes[2].status.state = "down";
-  const auto refused = place_replicas(graph, 1 << 30, 2);
+  const auto refused = place_replicas(graph, {.size_bytes = 1 << 30});
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message().find("s1: 1 MiB free, s2: 2 MiB free, s3: does not answer"), std::string::npos)
       << refused.error().message();

@@ -102,7 +102,7 @@ TEST_F(ApiTest, a_bad_request_is_refused_with_the_member_that_is_wrong) {
       {"/v1/volumes", R"({"name":5})", "'name' must be a string"},
       {"/v1/volumes", R"({"name":"data","size_bytes":"5"})", "'size_bytes' must be a whole number"},
       {"/v1/volumes", R"({"name":"../x","size_bytes":1048576})", "must start with a letter"},
-      {"/v1/volumes", R"({"name":"data","size_bytes":1048577})", "multiple of 4096"},
+      {"/v1/volumes", R"({"name":"data","size_bytes":1048580})", "multiple of 1 MiB"},
       {"/v1/volumes", R"({"name":"data","size_bytes":-1})", "must be 1 MiB to"},
       {"/v1/volumes", R"({"name":"data","size_bytes":1048576,"block_size":513})", "512 or 4096"},
       {"/v1/volumes", R"({"name":"data","size_bytes":1048576,"replicas":1})", "2 to 4 replicas"},
@@ -129,7 +129,7 @@ TEST_F(ApiTest, what_is_missing_or_taken_has_its_own_status) {
   EXPECT_EQ(call("PUT", "/v1/volumes").status, 405);
   EXPECT_EQ(call("GET", "/v1/events?limit=0").status, 400);
   EXPECT_EQ(call("POST", "/v1/attachments", R"({"volume":"none"})").status, 404);
-  EXPECT_EQ(call("POST", "/v1/disks", R"({"node":"s1","path":"/d/"})").status, 409) << "the same directory";
+  EXPECT_EQ(call("POST", "/v1/disks", R"({"node":"s1","path":"/d"})").status, 409) << "the same disk";
   call("POST", "/v1/volumes", R"({"name":"data","size_bytes":1048576})");
   EXPECT_EQ(call("POST", "/v1/volumes", R"({"name":"data","size_bytes":1048576})").status, 409);
   EXPECT_EQ(call("POST", "/v1/volumes", R"({"name":"big","size_bytes":2147483648})").status, 507);

@@ -68,6 +68,11 @@ Result<void> check_path(std::string_view what, const std::string& path, size_t m
   return {};
 }
 
+Result<void> check_block_size(int64_t bytes) {
+  if (bytes != 512 && bytes != 4096) return invalid(fmt::format("the block size must be 512 or 4096, not {}", bytes));
+  return {};
+}
+
 }  // namespace
 
 Result<void> check_name(std::string_view what, std::string_view name) {
@@ -136,9 +141,10 @@ Result<DiskRequest> decode_disk(const std::string& body) {
   DiskRequest request;
   TRY_ASSIGN(request.node, members.text("node"));
   TRY_ASSIGN(request.path, members.text("path"));
+  TRY_ASSIGN(request.block_size, members.integer("block_size", 512));
   TRY(members.check_all_known());
   TRY(check_path("the disk's path", request.path, kMaxPathChars));
-  while (request.path.size() > 1 && request.path.ends_with('/')) request.path.pop_back();
+  TRY(check_block_size(request.block_size));
   return request;
 }
 
@@ -156,10 +162,10 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
                  fmt::format("the size of volume {} must be {} to {}, not {} bytes", request.name,
                              format_size(kMinVolumeBytes), format_size(kMaxVolumeBytes), request.size_bytes));
   if (request.size_bytes % kVolumeGranularityBytes != 0)
-    return invalid(fmt::format("the size of volume {} must be a multiple of {} bytes, not {}", request.name,
-                               kVolumeGranularityBytes, request.size_bytes));
-  if (request.block_size != 512 && request.block_size != 4096)
-    return invalid(fmt::format("the block size must be 512 or 4096, not {}", request.block_size));
+    return invalid(
+        fmt::format("the size of volume {} must be a multiple of {}, the unit of space on a disk; not {} bytes",
+                    request.name, format_size(kVolumeGranularityBytes), request.size_bytes));
+  TRY(check_block_size(request.block_size));
   if (request.replicas < kMinReplicas || request.replicas > kMaxReplicas)
     return invalid(fmt::format("a volume has {} to {} replicas, not {}", kMinReplicas, kMaxReplicas, request.replicas));
   return request;

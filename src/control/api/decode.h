@@ -7,18 +7,20 @@
 
 #include "base/result.h"
 #include "control/model.h"
+#include "control/storagenode/disk_init.h"
 
 namespace diskengine::control {
 
-inline constexpr int64_t kMinVolumeBytes = int64_t{1} << 20;
+inline constexpr int64_t kMinVolumeBytes = kClusterBytes;
 inline constexpr int64_t kMaxVolumeBytes = int64_t{1} << 46;  // 64 TiB
-inline constexpr int64_t kVolumeGranularityBytes = 4096;
+inline constexpr int64_t kVolumeGranularityBytes = kClusterBytes;
 inline constexpr int64_t kMinReplicas = 2;
 inline constexpr int64_t kMaxReplicas = 4;
 
 struct DiskRequest {
   std::string node;
   std::string path;
+  int64_t block_size = 512;
 };
 
 struct VolumeRequest {

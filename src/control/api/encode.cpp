@@ -6,7 +6,6 @@
 #include <boost/json.hpp>
 
 #include "control/naming.h"
-#include "control/storagenode/lvol_provider.h"
 
 namespace diskengine::control {
 namespace {
@@ -34,9 +33,11 @@ json::object encode(const Graph&, const Node& node) {
 json::object encode(const Graph& graph, const Disk& disk) {
   json::object object{{"id", disk.id},
                       {"node", name_or_empty(graph.node(disk.node_id))},
-                      {"kind", disk.kind},
                       {"path", disk.path},
                       {"uuid", disk.uuid},
+                      {"bdev", nvme_disk_bdev_name(disk.id)},
+                      {"lvol_store", disk.uuid.empty() ? std::string() : lvol_store_name(disk.uuid)},
+                      {"block_size", disk.block_size},
                       {"capacity_bytes", disk.capacity_bytes},
                       {"promised_bytes", graph.promised_bytes(disk.id)}};
   add_status(&object, disk.status);
@@ -52,7 +53,8 @@ json::object encode(const Graph& graph, const VolumeLvolMapping& replica) {
   object["node"] = name_or_empty(graph.node_of(replica));
   object["disk_id"] = disk != nullptr ? disk->id : 0;
   object["lvol"] = lvol != nullptr ? lvol->uuid : std::string();
-  object["path"] = lvol != nullptr && disk != nullptr ? lvol_file_path(*disk, *lvol) : std::string();
+  object["lvol_alias"] = lvol != nullptr && disk != nullptr ? lvol_alias(disk->uuid, lvol->id) : std::string();
+  object["disk_path"] = disk != nullptr ? disk->path : std::string();
   object["nqn"] = replica.nqn;
   object["base_bdev"] = base_bdev_name_from_nqn(replica.nqn);
   object["admitted_host"] = replica.admitted_host;

@@ -126,11 +126,11 @@ Result<Reply> post_disk(Call& call) {
                                                      node->name, node->role, kRoleStorage));
   Disk disk;
   disk.node_id = node->id;
-  disk.kind = "dir";
   disk.path = request.path;
+  disk.block_size = request.block_size;
   if (call.dry_run())
-    return call.would({fmt::format("record directory {} as a disk of node {}", disk.path, node->name),
-                       "write its marker file and take its free space as its capacity"});
+    return call.would({fmt::format("record {} as a disk of node {}", disk.path, node->name),
+                       "make an lvol store on it, which overwrites what it holds"});
   TRY_ASSIGN(const int64_t id, call.store.add_disk(disk));
   call.changed = true;
   TRY_ASSIGN(graph, call.store.load_graph());
@@ -144,7 +144,9 @@ Result<Reply> post_volume(Call& call) {
     return Error(Errc::already_exists,
                  fmt::format("volume {} exists; choose another name, or look at it with `diskengine volume show {}`",
                              request.name, request.name));
-  TRY_ASSIGN(const std::vector<int64_t> disks, place_replicas(graph, request.size_bytes, request.replicas));
+  TRY_ASSIGN(const std::vector<int64_t> disks, place_replicas(graph, {.size_bytes = request.size_bytes,
+                                                                      .block_size = request.block_size,
+                                                                      .replicas = request.replicas}));
   if (call.dry_run()) {
     std::vector<std::string> steps = {
         fmt::format("record volume {} of {}", request.name, format_size(request.size_bytes))};

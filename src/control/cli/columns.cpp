@@ -42,9 +42,10 @@ std::vector<Column> node_columns() {
 std::vector<Column> disk_columns() {
   return {text_column("ID", "id"),
           text_column("NODE", "node"),
-          text_column("KIND", "kind", true),
           text_column("PATH", "path"),
-          text_column("UUID", "uuid", true),
+          text_column("BDEV", "bdev", true),
+          text_column("LVOL STORE", "lvol_store", true),
+          text_column("BLOCK", "block_size", true),
           size_column("CAPACITY", "capacity_bytes"),
           size_column("PROMISED", "promised_bytes"),
           text_column("STATE", "state"),
@@ -84,7 +85,7 @@ std::vector<Column> replica_columns(bool with_volume) {
                        return cell_text(row, "in_sync") == "true" ? std::string("yes") : std::string("no");
                      }});
   columns.push_back(text_column("LVOL", "lvol"));
-  columns.push_back(text_column("PATH", "path", true));
+  columns.push_back(text_column("ALIAS", "lvol_alias", true));
   columns.push_back(text_column("NQN", "nqn", true));
   columns.push_back(text_column("BASE BDEV", "base_bdev", true));
   columns.push_back(text_column("STATE", "state"));

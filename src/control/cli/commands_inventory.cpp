@@ -22,6 +22,7 @@ struct NodeArguments {
 
 struct DiskArguments {
   std::string node, path;
+  int64_t block_size = 512;
   bool dry_run = false;
   std::shared_ptr<WaitOptions> wait = std::make_shared<WaitOptions>();
 };
@@ -64,7 +65,7 @@ Result<json::value> wait_for_disk(Session& session, int64_t id, int64_t timeout_
 int disk_add(Session& session, const DiskArguments& arguments) {
   const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
   if (!timeout_ms) return session.fail(timeout_ms.error());
-  const json::object body{{"node", arguments.node}, {"path", arguments.path}};
+  const json::object body{{"node", arguments.node}, {"path", arguments.path}, {"block_size", arguments.block_size}};
   Result<json::value> disk = session.api.post("/v1/disks", body, arguments.dry_run);
   if (!disk) return session.fail(disk.error());
   if (arguments.dry_run) return session.show_dry_run(*disk);
@@ -105,10 +106,12 @@ void add_node_commands(CLI::App& root, Action* action) {
 void add_disk_commands(CLI::App& root, Action* action) {
   CLI::App* disk = root.add_subcommand("disk", "Disks of storage nodes");
   disk->require_subcommand(1);
-  CLI::App* add = disk->add_subcommand("add", "Give a storage node a disk: a directory that holds replicas");
+  CLI::App* add = disk->add_subcommand(
+      "add", "Give a storage node a disk for replicas: a file or block device, which is overwritten");
   const auto arguments = std::make_shared<DiskArguments>();
-  add->add_option("--node", arguments->node, "Storage node that has the directory")->required();
-  add->add_option("--path", arguments->path, "Absolute path of the directory on that node")->required();
+  add->add_option("--node", arguments->node, "Storage node that has the disk")->required();
+  add->add_option("--path", arguments->path, "Absolute path of the file or block device on that node")->required();
+  add->add_option("--block-size", arguments->block_size, "Logical block size: 512 or 4096")->capture_default_str();
   add_wait_options(*add, arguments->wait);
   add_dry_run(*add, &arguments->dry_run);
   add->callback([=] { *action = [=](Session& session) { return disk_add(session, *arguments); }; });

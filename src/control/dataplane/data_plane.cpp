@@ -7,6 +7,8 @@ namespace {
 
 namespace json = boost::json;
 
+constexpr int64_t kMiB = 1 << 20;
+
 json::object tcp_address(const std::string& address, int64_t port) {
   const bool is_v6 = address.find(':') != std::string::npos;
   return {
@@ -29,10 +31,27 @@ Result<void> DataPlane::create_file_bdev(const FileBdev& bdev) {
   return created;
 }
 
-Result<void> DataPlane::delete_file_bdev(const BdevView& bdev) {
-  const bool is_aio = bdev.product_name.find("AIO") != std::string::npos;
-  return change(is_aio ? "bdev_aio_delete" : "bdev_uring_delete", {{"name", bdev.name}});
+Result<void> DataPlane::create_lvol_store(const LvolStoreSpec& spec) {
+  // The disk was found to hold nothing that is known, and a thin lvol reads as zeroes whatever lies beneath.
+  return change("bdev_lvol_create_lvstore", {{"bdev_name", spec.bdev_name},
+                                             {"lvs_name", spec.name},
+                                             {"cluster_sz", spec.cluster_bytes},
+                                             {"clear_method", "none"}});
 }
+
+Result<std::string> DataPlane::create_lvol(const LvolSpec& spec) {
+  TRY_ASSIGN(const json::value answer,
+             rpc_.call("bdev_lvol_create", json::object{{"lvs_name", spec.store},
+                                                        {"lvol_name", spec.name},
+                                                        {"size_in_mib", spec.size_bytes / kMiB},
+                                                        {"thin_provision", true}}));
+  const json::string* uuid = answer.if_string();
+  if (uuid == nullptr || uuid->empty())
+    return Error(Errc::protocol, "bdev_lvol_create answered without the name of the lvol");
+  return std::string(*uuid);
+}
+
+Result<void> DataPlane::delete_lvol(const std::string& name) { return change("bdev_lvol_delete", {{"name", name}}); }
 
 Result<void> DataPlane::create_tcp_transport() { return change("nvmf_create_transport", {{"trtype", "TCP"}}); }
 

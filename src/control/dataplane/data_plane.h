@@ -22,6 +22,18 @@ struct FileBdev {
   int64_t block_size = 512;
 };
 
+struct LvolStoreSpec {
+  std::string bdev_name;
+  std::string name;
+  int64_t cluster_bytes = 0;
+};
+
+struct LvolSpec {
+  std::string store;
+  std::string name;
+  int64_t size_bytes = 0;  // whole MiB
+};
+
 struct NamespaceSpec {
   std::string nqn;
   std::string bdev_name;
@@ -63,7 +75,11 @@ class DataPlane {
   // --- storage node
   // By io_uring, or by bdev_aio_create where the data plane has no bdev_uring_create.
   Result<void> create_file_bdev(const FileBdev& bdev);
-  Result<void> delete_file_bdev(const BdevView& bdev);
+  Result<void> create_lvol_store(const LvolStoreSpec& spec);
+  // Thin. Returns the UUID, which names its bdev.
+  Result<std::string> create_lvol(const LvolSpec& spec);
+  // By bdev name or alias. The data is gone.
+  Result<void> delete_lvol(const std::string& name);
   Result<void> create_tcp_transport();
   // Admits no host until told to.
   Result<void> create_subsystem(const std::string& nqn, const std::string& serial_number);

@@ -76,18 +76,32 @@ Result<std::vector<BdevView>> DataPlane::bdevs() {
   TRY_ASSIGN(const json::value answer, rpc_.call("bdev_get_bdevs", nullptr));
   std::vector<BdevView> views;
   for_each(&answer, [&](const json::value& bdev) {
-    views.push_back({.name = text(bdev, "name"),
-                     .uuid = text(bdev, "uuid"),
-                     .product_name = text(bdev, "product_name"),
-                     .num_blocks = integer(bdev, "num_blocks"),
-                     .block_size = integer(bdev, "block_size")});
+    BdevView& view = views.emplace_back();
+    view = {.name = text(bdev, "name"),
+            .aliases = {},
+            .uuid = text(bdev, "uuid"),
+            .product_name = text(bdev, "product_name"),
+            .num_blocks = integer(bdev, "num_blocks"),
+            .block_size = integer(bdev, "block_size")};
+    for_each(member(bdev, "aliases"), [&](const json::value& alias) {
+      if (const json::string* name = alias.if_string()) view.aliases.emplace_back(*name);
+    });
   });
   return views;
 }
 
 Result<TargetView> DataPlane::observe_target() {
   TargetView view;
+  // A disk that is still being looked at would seem to have no store.
+  TRY(change("bdev_wait_for_examine", {}));
   TRY_ASSIGN(view.bdevs, bdevs());
+  TRY_ASSIGN(const json::value stores, rpc_.call("bdev_lvol_get_lvstores", nullptr));
+  for_each(&stores, [&](const json::value& store) {
+    view.lvol_stores.push_back({.name = text(store, "name"),
+                                .base_bdev = text(store, "base_bdev"),
+                                .total_bytes = integer(store, "total_data_clusters") * integer(store, "cluster_size"),
+                                .block_size = integer(store, "block_size")});
+  });
   TRY_ASSIGN(const json::value transports, rpc_.call("nvmf_get_transports", nullptr));
   for_each(&transports, [&](const json::value& transport) { view.transports.push_back(text(transport, "trtype")); });
   TRY_ASSIGN(const json::value subsystems, rpc_.call("nvmf_get_subsystems", nullptr));

@@ -1,5 +1,7 @@
 #include "control/dataplane/views.h"
 
+#include <algorithm>
+
 namespace diskengine::control {
 namespace {
 
@@ -13,7 +15,17 @@ const Row* find_name(const std::vector<Row>& rows, std::string_view name) {
 }  // namespace
 
 const RaidLegView* RaidView::leg(std::string_view bdev_name) const { return find_name(legs, bdev_name); }
-const BdevView* TargetView::bdev(std::string_view name) const { return find_name(bdevs, name); }
+const BdevView* TargetView::bdev(std::string_view name) const {
+  for (const BdevView& row : bdevs)
+    if (row.name == name || std::find(row.aliases.begin(), row.aliases.end(), name) != row.aliases.end()) return &row;
+  return nullptr;
+}
+
+const LvolStoreView* TargetView::lvol_store_on(std::string_view base_bdev) const {
+  for (const LvolStoreView& row : lvol_stores)
+    if (row.base_bdev == base_bdev) return &row;
+  return nullptr;
+}
 
 const SubsystemView* TargetView::subsystem(std::string_view nqn) const {
   for (const SubsystemView& row : subsystems)

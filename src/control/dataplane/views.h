@@ -11,9 +11,17 @@ namespace diskengine::control {
 
 struct BdevView {
   std::string name;
+  std::vector<std::string> aliases;
   std::string uuid;
   std::string product_name;
   int64_t num_blocks = 0;
+  int64_t block_size = 0;
+};
+
+struct LvolStoreView {
+  std::string name;
+  std::string base_bdev;
+  int64_t total_bytes = 0;  // of its data clusters
   int64_t block_size = 0;
 };
 
@@ -70,10 +78,13 @@ struct VhostView {
 // A storage node's data plane.
 struct TargetView {
   std::vector<BdevView> bdevs;
+  std::vector<LvolStoreView> lvol_stores;
   std::vector<SubsystemView> subsystems;
   std::vector<std::string> transports;  // upper case
 
+  // By name or alias.
   const BdevView* bdev(std::string_view name) const;
+  const LvolStoreView* lvol_store_on(std::string_view base_bdev) const;
   const SubsystemView* subsystem(std::string_view nqn) const;
   bool has_transport(std::string_view trtype) const;
 };

@@ -69,8 +69,8 @@ ExportWish export_wish(const Graph& graph, const VolumeLvolMapping& replica) {
   wish.port = node->port;
   if (volume->writer != 0) wish.host = host_nqn(volume->writer, volume->epoch);
   wish.wanted = volume->wanted;
-  wish.lvol_reason = fmt::format("its lvol {} is {}{}{}", lvol->uuid, lvol->status.state,
-                                 lvol->status.reason.empty() ? "" : ": ", lvol->status.reason);
+  wish.lvol_reason = fmt::format("its lvol {} is {}{}{}", lvol->uuid.empty() ? lvol_name(lvol->id) : lvol->uuid,
+                                 lvol->status.state, lvol->status.reason.empty() ? "" : ": ", lvol->status.reason);
   return wish;
 }
 

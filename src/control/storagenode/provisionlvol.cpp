@@ -2,20 +2,22 @@
 
 #include <fmt/format.h>
 
+#include "control/naming.h"
+
 namespace diskengine::control {
 namespace {
 
-LvolPlan plan_removal(LvolPresence presence, bool export_gone) {
-  if (!export_gone) return {LvolStep::none, make_status(state::kDeleting, "waiting for its export to go")};
-  switch (presence) {
-    case LvolPresence::online:
-      return {LvolStep::close, {}};
-    case LvolPresence::stored:
-    case LvolPresence::partial:
-      return {LvolStep::remove, {}};
-    case LvolPresence::absent:
-      break;
-  }
+LvolPlan wait_plan(std::string_view state, std::string reason) {
+  return {LvolStep::none, make_status(state, std::move(reason))};
+}
+
+LvolPlan plan_removal(const Disk& disk, const BdevView* bdev, bool export_gone) {
+  if (!export_gone) return wait_plan(state::kDeleting, "waiting for its export to go");
+  if (bdev != nullptr) return {LvolStep::remove, {}};
+  // A disk that is away may still hold it.
+  if (disk.status.state != state::kReady)
+    return wait_plan(state::kDeleting, fmt::format("waiting for disk {}, which is {}: {}", disk.id, disk.status.state,
+                                                   disk.status.reason));
   return {LvolStep::forget, {}};
 }
 
@@ -27,56 +29,50 @@ const VolumeLvolMapping* mapping_of(const Graph& graph, int64_t lvol_id) {
 
 }  // namespace
 
-LvolPlan plan_lvol(const Lvol& lvol, const Disk& disk, LvolPresence presence, bool export_gone) {
-  if (!lvol.wanted) return plan_removal(presence, export_gone);
+LvolPlan plan_lvol(const Lvol& lvol, const Disk& disk, const BdevView* bdev, bool export_gone) {
+  if (!lvol.wanted) return plan_removal(disk, bdev, export_gone);
   if (disk.status.state != state::kReady)
-    return {LvolStep::none, make_status(state::kWaiting, fmt::format("disk {} is {}: {}", disk.id, disk.status.state,
-                                                                     disk.status.reason))};
-  switch (presence) {
-    case LvolPresence::online:
-      return {LvolStep::none, make_status(state::kReady)};
-    case LvolPresence::stored:
-      return {LvolStep::open, {}};
-    case LvolPresence::partial:
-    case LvolPresence::absent:
-      break;
+    return wait_plan(state::kWaiting, fmt::format("disk {} is {}: {}", disk.id, disk.status.state, disk.status.reason));
+  if (bdev == nullptr) {
+    if (!lvol.provisioned) return {LvolStep::create, {}};
+    return wait_plan(state::kFailed,
+                     fmt::format("its data is missing on disk {} ({}): {} is not in the store, or is damaged (see "
+                                 "bdev_lvol_get_lvols); restore it, or delete the volume",
+                                 disk.id, disk.path, lvol_alias(disk.uuid, lvol.id)));
   }
-  if (lvol.provisioned)
-    return {LvolStep::none,
-            make_status(state::kFailed,
-                        fmt::format("its data is {} on disk {} ({}); restore it, or delete the volume",
-                                    presence == LvolPresence::absent ? "missing" : "cut short", disk.id, disk.path))};
-  return {LvolStep::create, {}};
+  if (!lvol.provisioned) return {LvolStep::adopt, {}};
+  if (bdev->name != lvol.uuid)
+    return wait_plan(state::kFailed,
+                     fmt::format("{} on disk {} is another lvol: its UUID is {}, not {}; put the right one back, or "
+                                 "delete the volume",
+                                 lvol_alias(disk.uuid, lvol.id), disk.id, bdev->name, lvol.uuid));
+  return {LvolStep::none, make_status(state::kReady)};
 }
 
-Result<int> provision_lvol(LoopContext& context, LvolProvider& provider, const Graph& graph, const TargetView& view,
-                           const Lvol& lvol) {
+Result<int> provision_lvol(LoopContext& context, const Graph& graph, const TargetView& view, const Lvol& lvol) {
   const Disk* disk = graph.disk(lvol.disk_id);
   DE_ASSERT(disk != nullptr);
-  const Result<LvolPresence> presence = provider.observe(*disk, lvol, view);
-  if (!presence) {
-    TRY(context.store.set_status(Kind::lvol, lvol.id, make_status(state::kFailed, presence.error().message())));
-    return 0;
-  }
+  const std::string alias = lvol_alias(disk->uuid, lvol.id);
+  const BdevView* bdev = view.bdev(alias);
   const VolumeLvolMapping* mapping = mapping_of(graph, lvol.id);
   const bool export_gone = mapping == nullptr || mapping->status.state == state::kWithdrawn;
-  const LvolPlan plan = plan_lvol(lvol, *disk, *presence, export_gone);
+  const LvolPlan plan = plan_lvol(lvol, *disk, bdev, export_gone);
   if (plan.step == LvolStep::none) {
     TRY(context.store.set_status(Kind::lvol, lvol.id, plan.status));
     return 0;
   }
-  return take_step(context, Kind::lvol, lvol.id, "lvol " + lvol.uuid, [&]() -> Result<void> {
+  return take_step(context, Kind::lvol, lvol.id, "lvol " + alias, [&]() -> Result<void> {
     switch (plan.step) {
-      case LvolStep::create:
-        return provider.create(*disk, lvol);
-      case LvolStep::open:
-        // From here on it may hold data.
-        TRY(context.store.set_provisioned(lvol.id));
-        return provider.open(*disk, lvol);
-      case LvolStep::close:
-        return provider.close(*disk, lvol, view);
+      case LvolStep::create: {
+        TRY_ASSIGN(const std::string uuid, context.data_plane.create_lvol({.store = lvol_store_name(disk->uuid),
+                                                                           .name = lvol_name(lvol.id),
+                                                                           .size_bytes = lvol.size_bytes}));
+        return context.store.set_provisioned(lvol.id, uuid);
+      }
+      case LvolStep::adopt:
+        return context.store.set_provisioned(lvol.id, bdev->name);
       case LvolStep::remove:
-        return provider.remove(*disk, lvol);
+        return context.data_plane.delete_lvol(alias);
       case LvolStep::forget:
         return context.store.remove_lvol(lvol.id);
       case LvolStep::none:

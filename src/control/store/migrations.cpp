@@ -28,9 +28,9 @@ CREATE TABLE nodes (
 CREATE TABLE disks (
   id BIGINT PRIMARY KEY,
   node_id BIGINT NOT NULL REFERENCES nodes(id),
-  kind TEXT NOT NULL,
   path TEXT NOT NULL,
   uuid TEXT NOT NULL,
+  block_size BIGINT NOT NULL,
   capacity_bytes BIGINT NOT NULL,
   state TEXT NOT NULL,
   reason TEXT NOT NULL,
@@ -52,7 +52,7 @@ CREATE TABLE volumes (
 );
 CREATE TABLE lvols (
   id BIGINT PRIMARY KEY,
-  uuid TEXT NOT NULL UNIQUE,
+  uuid TEXT UNIQUE,
   disk_id BIGINT NOT NULL REFERENCES disks(id),
   size_bytes BIGINT NOT NULL,
   block_size BIGINT NOT NULL,

@@ -66,7 +66,8 @@ class Store {
   Result<bool> set_status(Kind kind, int64_t id, const Status& status);
   Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
-  Result<void> set_provisioned(int64_t lvol_id);
+  // The lvol exists, under this UUID.
+  Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);
   Result<void> set_admitted_host(int64_t replica_id, const std::string& host_nqn);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
   // Compare-and-set; false when the epoch or the set was no longer the expected one.

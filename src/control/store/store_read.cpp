@@ -21,9 +21,9 @@ Node node_of_row(const SqlRow& row) {
 Disk disk_of_row(const SqlRow& row) {
   return Disk{.id = row.integer(0),
               .node_id = row.integer(1),
-              .kind = row.text(2),
-              .path = row.text(3),
-              .uuid = row.text(4),
+              .path = row.text(2),
+              .uuid = row.text(3),
+              .block_size = row.integer(4),
               .capacity_bytes = row.integer(5),
               .status = {row.text(6), row.text(7)}};
 }
@@ -113,7 +113,8 @@ Result<Graph> Store::load_graph() {
   TRY(load(*connection_,
            "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms FROM nodes ORDER BY id",
            node_of_row, &graph.nodes));
-  TRY(load(*connection_, "SELECT id, node_id, kind, path, uuid, capacity_bytes, state, reason FROM disks ORDER BY id",
+  TRY(load(*connection_,
+           "SELECT id, node_id, path, uuid, block_size, capacity_bytes, state, reason FROM disks ORDER BY id",
            disk_of_row, &graph.disks));
   TRY(load(*connection_,
            "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, state, reason FROM volumes "

@@ -49,7 +49,6 @@ class StoreTest : public ::testing::Test {
       const int64_t node = store_->put_node(storage_node(node_name)).value();
       Disk disk;
       disk.node_id = node;
-      disk.kind = "dir";
       disk.path = "/d";
       disks.push_back(store_->add_disk(disk).value());
     }

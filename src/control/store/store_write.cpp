@@ -79,7 +79,7 @@ Result<std::string> Store::object_name(Kind kind, int64_t id) {
       sql = "SELECT n.name || ':' || d.path FROM disks d JOIN nodes n ON n.id = d.node_id WHERE d.id = $1";
       break;
     case Kind::lvol:
-      sql = "SELECT uuid FROM lvols WHERE id = $1";
+      sql = "SELECT COALESCE(uuid, 'lvol_' || id) FROM lvols WHERE id = $1";
       break;
     case Kind::replica:
     case Kind::attachment:
@@ -127,10 +127,9 @@ Result<int64_t> Store::add_disk(const Disk& disk) {
                  fmt::format("{} is already disk {} of node {}", disk.path, found[0].integer(0), node_name));
   TRY_ASSIGN(const int64_t id, next_id("disks"));
   TRY(
-      connection_->execute("INSERT INTO disks (id, node_id, kind, path, uuid, capacity_bytes, state, reason, "
-                           "created_ms) VALUES ($1, $2, $3, "
-                           "$4, '', $5, $6, $7, $8)",
-                           {id, disk.node_id, disk.kind, disk.path, disk.capacity_bytes, text(state::kNew),
+      connection_->execute("INSERT INTO disks (id, node_id, path, uuid, block_size, capacity_bytes, state, reason, "
+                           "created_ms) VALUES ($1, $2, $3, '', $4, $5, $6, $7, $8)",
+                           {id, disk.node_id, disk.path, disk.block_size, disk.capacity_bytes, text(state::kNew),
                             waiting_for_loop(node_name), environment_.unix_ms()}));
   TRY(add_operation("disk add", Kind::disk, id, node_name + ":" + disk.path));
   TRY(transaction.commit());
@@ -142,9 +141,9 @@ Result<void> Store::add_replica(const NewVolume& volume, int64_t volume_id, size
   const std::string uuid = Uuid::from_random(environment_.random(), environment_.random()).to_string();
   TRY_ASSIGN(const int64_t lvol, next_id("lvols"));
   TRY(connection_->execute(
-      "INSERT INTO lvols (id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason, created_ms) "
-      "VALUES ($1, $2, $3, $4, $5, 0, 1, $6, $7, $8)",
-      {lvol, uuid, volume.disk_ids[slot], volume.size_bytes, volume.block_size, text(state::kNew),
+      "INSERT INTO lvols (id, disk_id, size_bytes, block_size, provisioned, wanted, state, reason, created_ms) "
+      "VALUES ($1, $2, $3, $4, 0, 1, $5, $6, $7)",
+      {lvol, volume.disk_ids[slot], volume.size_bytes, volume.block_size, text(state::kNew),
        text("waiting for its node's loop to make it"), now_ms}));
   TRY_ASSIGN(*replica_id, next_id("volume_lvol_mapping"));
   TRY(connection_->execute(
@@ -287,9 +286,9 @@ Result<void> Store::set_disk_identity(int64_t disk_id, const std::string& uuid, 
   return {};
 }
 
-Result<void> Store::set_provisioned(int64_t lvol_id) {
+Result<void> Store::set_provisioned(int64_t lvol_id, const std::string& uuid) {
   const std::lock_guard lock(mutex_);
-  TRY(connection_->execute("UPDATE lvols SET provisioned = 1 WHERE id = $1", {lvol_id}));
+  TRY(connection_->execute("UPDATE lvols SET provisioned = 1, uuid = $1 WHERE id = $2", {uuid, lvol_id}));
   return {};
 }
 

@@ -20,6 +20,7 @@ class FakeDataPlane;
 struct FakeFabric {
   std::mutex mutex;
   std::map<std::string, FakeDataPlane*> listeners;
+  int64_t uuids_made = 0;
 };
 
 class FakeDataPlane {
@@ -35,6 +36,12 @@ class FakeDataPlane {
   void fail_next(const std::string& method, int code, const std::string& message);
   // Calls of `method` are answered with "Method not found" from now on.
   void lack(const std::string& method);
+
+  // While it is stopped: its disks are swapped for empty ones, or their stores lose their lvols.
+  void lose_disks();
+  void lose_lvols();
+  // The file holds an lvol store that someone else made.
+  void put_foreign_store(const std::string& path);
 
   // What SPDK does by itself after some time: I/O to a lost target fails, so the mirror drops its leg.
   void drop_lost_legs();

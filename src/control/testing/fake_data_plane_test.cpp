@@ -29,6 +29,19 @@ struct FakeBdev {
   int64_t num_blocks = 0;
   int64_t block_size = 0;
   std::string claimed_by;
+  std::string alias;  // of an lvol
+};
+
+// What lies on a disk, which outlives its data plane.
+struct FakeLvolStore {
+  struct Lvol {
+    std::string uuid;
+    int64_t num_blocks = 0;
+  };
+  std::string name;
+  int64_t cluster_bytes = 0;
+  int64_t total_clusters = 0;
+  std::map<std::string, Lvol> lvols;  // by name
 };
 
 struct FakeSubsystem {
@@ -63,6 +76,9 @@ struct FakeDataPlane::State {
   FakeDataPlane* self = nullptr;
 
   std::map<std::string, FakeBdev> bdevs;
+  std::map<std::string, std::string> disks;     // bdev -> file
+  std::map<std::string, FakeLvolStore> stored;  // by file: what is on the disk
+  json::value reply;                            // to the change under way
   std::map<std::string, FakeSubsystem> subsystems;
   std::map<std::string, FakeController> controllers;
   std::map<std::string, FakeRaid> raids;
@@ -86,6 +102,12 @@ struct FakeDataPlane::State {
   void attach(const json::value& params);
   void add_bdev(const std::string& name, const std::string& product, const json::value& params);
   void remove_bdev(const std::string& name);
+  void create_file_bdev(const std::string& method, const json::value& params);
+  bool change_lvols(const std::string& method, const json::value& params);
+  void create_store(const json::value& params);
+  void create_lvol(const json::value& params);
+  void delete_lvol(const std::string& alias);
+  void show_lvols(const std::string& disk_bdev);
   FakeSubsystem& subsystem(const json::value& params);
   FakeRaid& raid(const std::string& name);
   // The target's subsystem that `controller` may use, or nullptr.
@@ -96,8 +118,9 @@ struct FakeDataPlane::State {
 namespace {
 
 const std::set<std::string> kObservers = {
-    "spdk_get_version",          "bdev_get_bdevs",      "nvmf_get_transports",  "nvmf_get_subsystems",
-    "bdev_nvme_get_controllers", "bdev_raid_get_bdevs", "vhost_get_controllers"};
+    "spdk_get_version",          "bdev_get_bdevs",      "nvmf_get_transports",   "nvmf_get_subsystems",
+    "bdev_nvme_get_controllers", "bdev_raid_get_bdevs", "vhost_get_controllers", "bdev_lvol_get_lvstores",
+    "bdev_wait_for_examine"};
 
 }  // namespace
 
@@ -163,22 +186,88 @@ void FakeDataPlane::State::attach(const json::value& params) {
   bdevs[name + "n1"] = bdev;
 }
 
+void FakeDataPlane::State::create_file_bdev(const std::string& method, const json::value& params) {
+  const std::string name = text(params, "name");
+  const std::string path = text(params, "filename");
+  // The size of the real file, as a real data plane would see it.
+  FILE* file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr) throw RpcFailure{-2, "No such file or directory"};
+  std::fseek(file, 0, SEEK_END);
+  const int64_t bytes = std::ftell(file);
+  std::fclose(file);
+  add_bdev(name, method == "bdev_aio_create" ? "AIO disk" : "URING bdev", params);
+  bdevs.at(name).num_blocks = bytes / bdevs.at(name).block_size;
+  disks[name] = path;
+  if (stored.contains(path)) show_lvols(name);
+}
+
+// The lvols of the store on a disk as bdevs, as examination finds them.
+void FakeDataPlane::State::show_lvols(const std::string& disk_bdev) {
+  const FakeLvolStore& store = stored.at(disks.at(disk_bdev));
+  for (const auto& [name, lvol] : store.lvols)
+    bdevs[lvol.uuid] = FakeBdev{.product = "Logical Volume",
+                                .uuid = lvol.uuid,
+                                .num_blocks = lvol.num_blocks,
+                                .block_size = bdevs.at(disk_bdev).block_size,
+                                .claimed_by = {},
+                                .alias = store.name + "/" + name};
+}
+
+void FakeDataPlane::State::create_store(const json::value& params) {
+  const std::string bdev = text(params, "bdev_name");
+  if (!bdevs.contains(bdev)) throw RpcFailure{-19, "No such device"};
+  if (stored.contains(disks.at(bdev))) throw RpcFailure{-17, "File exists"};
+  FakeLvolStore store;
+  store.name = text(params, "lvs_name");
+  store.cluster_bytes = integer(params, "cluster_sz");
+  store.total_clusters = bdevs.at(bdev).num_blocks * bdevs.at(bdev).block_size / store.cluster_bytes - 1;
+  stored[disks.at(bdev)] = store;
+}
+
+void FakeDataPlane::State::create_lvol(const json::value& params) {
+  const auto disk = std::find_if(disks.begin(), disks.end(), [&](const auto& entry) {
+    return stored.contains(entry.second) && stored.at(entry.second).name == text(params, "lvs_name");
+  });
+  if (disk == disks.end()) throw RpcFailure{-19, "No such device"};
+  FakeLvolStore& store = stored.at(disk->second);
+  const std::string name = text(params, "lvol_name");
+  if (store.lvols.contains(name)) throw RpcFailure{-17, "lvol with name " + name + " already exists"};
+  const std::string uuid = "00000000-0000-4000-8000-" + std::to_string(100000000000 + ++fabric->uuids_made);
+  store.lvols[name] = {.uuid = uuid,
+                       .num_blocks = (integer(params, "size_in_mib") << 20) / bdevs.at(disk->first).block_size};
+  show_lvols(disk->first);
+  reply = uuid;
+}
+
+void FakeDataPlane::State::delete_lvol(const std::string& alias) {
+  for (auto& [path, store] : stored)
+    for (const auto& [name, lvol] : store.lvols)
+      if (store.name + "/" + name == alias) {
+        remove_bdev(lvol.uuid);
+        store.lvols.erase(name);
+        return;
+      }
+  throw RpcFailure{-19, "No such device"};
+}
+
+// True if the method was one of bdev_lvol_*.
+bool FakeDataPlane::State::change_lvols(const std::string& method, const json::value& params) {
+  if (method == "bdev_lvol_create_lvstore")
+    create_store(params);
+  else if (method == "bdev_lvol_create")
+    create_lvol(params);
+  else if (method == "bdev_lvol_delete")
+    delete_lvol(text(params, "name"));
+  else
+    return false;
+  return true;
+}
+
 void FakeDataPlane::State::change_target(const std::string& method, const json::value& params) {
   const std::string nqn = text(params, "nqn");
+  if (change_lvols(method, params)) return;
   if (method == "bdev_uring_create" || method == "bdev_aio_create") {
-    add_bdev(text(params, "name"), method == "bdev_aio_create" ? "AIO disk" : "URING bdev", params);
-    FakeBdev& bdev = bdevs.at(text(params, "name"));
-    // The size of the real file, as a real data plane would see it.
-    FILE* file = std::fopen(text(params, "filename").c_str(), "rb");
-    if (file == nullptr) {
-      bdevs.erase(text(params, "name"));
-      throw RpcFailure{-2, "No such file or directory"};
-    }
-    std::fseek(file, 0, SEEK_END);
-    bdev.num_blocks = std::ftell(file) / bdev.block_size;
-    std::fclose(file);
-  } else if (method == "bdev_uring_delete" || method == "bdev_aio_delete") {
-    remove_bdev(text(params, "name"));
+    create_file_bdev(method, params);
   } else if (method == "nvmf_create_transport") {
     if (has_tcp) throw RpcFailure{-32603, "Transport type 'TCP' already exists"};
     has_tcp = true;
@@ -236,8 +325,12 @@ void FakeDataPlane::State::change_compute(const std::string& method, const json:
     });
     raids[name] = raid;
     if (raid.online)
-      bdevs[name] = FakeBdev{
-          .product = "Raid Volume", .uuid = {}, .num_blocks = blocks, .block_size = block_size, .claimed_by = {}};
+      bdevs[name] = FakeBdev{.product = "Raid Volume",
+                             .uuid = {},
+                             .num_blocks = blocks,
+                             .block_size = block_size,
+                             .claimed_by = {},
+                             .alias = {}};
   } else if (method == "bdev_raid_delete") {
     raid(name);
     raids.erase(name);
@@ -291,9 +384,19 @@ json::value FakeDataPlane::State::raid_json(const std::string& name, const FakeR
 json::value FakeDataPlane::State::observe(const std::string& method) const {
   json::array list;
   if (method == "spdk_get_version") return {{"version", "fake"}};
-  if (method == "bdev_get_bdevs") {
+  if (method == "bdev_wait_for_examine") return true;
+  if (method == "bdev_lvol_get_lvstores") {
+    for (const auto& [bdev, path] : disks)
+      if (const auto found = stored.find(path); found != stored.end())
+        list.emplace_back(json::object{{"name", found->second.name},
+                                       {"base_bdev", bdev},
+                                       {"total_data_clusters", found->second.total_clusters},
+                                       {"cluster_size", found->second.cluster_bytes},
+                                       {"block_size", bdevs.at(bdev).block_size}});
+  } else if (method == "bdev_get_bdevs") {
     for (const auto& [name, bdev] : bdevs)
       list.emplace_back(json::object{{"name", name},
+                                     {"aliases", bdev.alias.empty() ? json::array() : json::array{bdev.alias}},
                                      {"uuid", bdev.uuid},
                                      {"product_name", bdev.product},
                                      {"num_blocks", bdev.num_blocks},
@@ -348,13 +451,15 @@ json::value FakeDataPlane::State::handle(const std::string& method, const json::
     throw thrown;
   }
   if (kObservers.contains(method)) return observe(method);
+  reply = true;
   change_compute(method, params);
   std::string object = text(params, "name");
   if (object.empty()) object = text(params, "nqn");
   if (object.empty()) object = text(params, "ctrlr");
+  if (object.empty()) object = text(params, "lvol_name");
   if (object.empty()) object = text(params, "base_bdev");
   changes.push_back(object.empty() ? method : method + " " + object);
-  return true;
+  return reply;
 }
 
 void FakeDataPlane::State::serve_connection(client::UnixStream stream) {
@@ -417,6 +522,7 @@ void FakeDataPlane::stop() {
   const std::lock_guard lock(state_->fabric->mutex);
   std::erase_if(state_->fabric->listeners, [&](const auto& entry) { return entry.second == this; });
   state_->bdevs.clear();
+  state_->disks.clear();
   state_->subsystems.clear();
   state_->controllers.clear();
   state_->raids.clear();
@@ -427,6 +533,24 @@ void FakeDataPlane::stop() {
 void FakeDataPlane::fail_next(const std::string& method, int code, const std::string& message) {
   const std::lock_guard lock(state_->fabric->mutex);
   state_->failures[method] = RpcFailure{code, message};
+}
+
+void FakeDataPlane::lose_disks() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->stored.clear();
+}
+
+void FakeDataPlane::lose_lvols() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  for (auto& [path, store] : state_->stored) store.lvols.clear();
+}
+
+void FakeDataPlane::put_foreign_store(const std::string& path) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  FakeLvolStore& store = state_->stored[path];
+  store.name = "lvs_of_others";
+  store.cluster_bytes = 1 << 20;
+  store.total_clusters = 8;
 }
 
 void FakeDataPlane::lack(const std::string& method) {
