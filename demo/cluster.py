@@ -11,10 +11,11 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
 
-from diskengine_test import BLOCK_MODULES, DataPlane, Guest, Process, program, wait_until  # noqa: E402
+from diskengine_test import BLOCK_MODULES, Blobstore, DataPlane, Guest, Process, program, wait_until  # noqa: E402
 
 STORAGE_NODES = ("storage1", "storage2")
 COMPUTE_NODE = "compute1"
+DISK_BYTES = 1 << 30  # of each storage node, sparse
 CLI_TIMEOUT_S = 120
 
 
@@ -67,6 +68,13 @@ class Cluster:
         number = [*STORAGE_NODES, COMPUTE_NODE].index(node)
         self.data_planes[node] = DataPlane(self.directory, node, core_mask=core_mask(number))
         return self.data_planes[node]
+
+    def make_disk(self, node):
+        """An empty file for the node's disk; returns its path."""
+        path = self.path(f"{node}.disk")
+        with open(path, "wb") as file:
+            file.truncate(DISK_BYTES)
+        return path
 
     def start_control_plane(self):
         command = self.command("serve", "--db", self.path("state.db"), "--interval", "200ms")

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from cluster import COMPUTE_NODE, STORAGE_NODES, Cluster
+from cluster import COMPUTE_NODE, STORAGE_NODES, Blobstore, Cluster
 from path import WriteTimes, draw
 
 VOLUME = "demo"
@@ -44,26 +44,30 @@ def fio_job(output):
 
 
 class Replica:
-    """What a stranger sees of one replica: the file on its storage node."""
+    """What a stranger sees of one replica: an lvol in the file of its storage node's disk, in SPDK's format."""
 
     def __init__(self, description):
         self.node = description["node"]
-        self.file = description["path"]
+        self.disk_file = description["disk_path"]
+        self.lvol_name = description["lvol_alias"].split("/")[1]
         self.name = f"lvol {description['lvol'][:8]}"
-        self.disk_bdev = description["lvol"]
+        self.lvol_bdev = description["lvol"]
+        self.disk_bdev = f"NvmeDisk{description['disk_id']}n1"
         self.base_bdev = description["base_bdev"]
         self.data_offset_bytes = 0
 
     def read(self, offset_bytes, length):
-        with open(self.file, "rb") as file:
-            file.seek(self.data_offset_bytes + offset_bytes)
-            return file.read(length)
+        return self.lvol().read(self.data_offset_bytes + offset_bytes, length)
+
+    def lvol(self):
+        return Blobstore(self.disk_file).lvol(self.lvol_name)
 
     def digest(self, size_bytes):
         """SHA-256 of the volume's data on this replica."""
         sha = hashlib.sha256()
+        lvol = self.lvol()
         for offset in range(0, size_bytes, CHUNK_BYTES):
-            sha.update(self.read(offset, min(CHUNK_BYTES, size_bytes - offset)))
+            sha.update(lvol.read(self.data_offset_bytes + offset, min(CHUNK_BYTES, size_bytes - offset)))
         return sha.hexdigest()
 
 
@@ -92,8 +96,7 @@ class Demo:
             self.cluster.start_data_plane(node)
         self.cluster.start_control_plane()
         for node in STORAGE_NODES:
-            os.mkdir(self.cluster.path(f"{node}.disk"))
-            self.cluster.cli("disk", "add", "--node", node, "--path", self.cluster.path(f"{node}.disk"))
+            self.cluster.cli("disk", "add", "--node", node, "--path", self.cluster.make_disk(node))
         step("A volume with two replicas is made and attached")
         self.cluster.cli("volume", "create", VOLUME, "--size", VOLUME_SIZE)
         self.cluster.cli("attachment", "create", VOLUME)
@@ -137,14 +140,17 @@ class Demo:
     def measure(self):
         step("The time of a write in each layer, over two seconds of single writes")
         compute = WriteTimes(self.compute_rpc(), [self.raid, *(replica.base_bdev for replica in self.replicas)])
-        storage = [WriteTimes(self.rpc_of(replica), [replica.disk_bdev]) for replica in self.replicas]
+        storage = [
+            WriteTimes(self.rpc_of(replica), [replica.lvol_bdev, replica.disk_bdev]) for replica in self.replicas
+        ]
         job = fio_job(self.guest.run(f"{FIO} --rw=randwrite --iodepth=1 --time_based --runtime=2"))
         check(job["error"] == 0 and job["write"]["total_ios"] > 0, f"the guest made {job['write']['total_ios']} writes")
         at_compute = compute.means_us()
         rows = []
         for replica, times in zip(self.replicas, storage):
-            at_disk = times.means_us()[replica.disk_bdev]
-            rows.append((replica.node, at_compute[replica.base_bdev], at_disk, replica.name))
+            below = times.means_us()
+            here_us = (at_compute[replica.base_bdev], below[replica.lvol_bdev], below[replica.disk_bdev])
+            rows.append((replica.node, here_us, replica.name))
         self.picture = draw(job["write"]["clat_ns"]["mean"] / 1000, at_compute[self.raid], rows)
 
     def rpc_of(self, replica):

@@ -34,8 +34,8 @@ LEG_COLUMNS = 34
 
 
 def draw(guest_us, raid_us, replicas):
-    """The picture. replicas: two of (name, microseconds at the mirror, microseconds at its disk, file)."""
-    slowest_us = max(at_mirror for _, at_mirror, _, _ in replicas)
+    """The picture. replicas: two of (node, microseconds at the mirror, at its lvol and at its disk, lvol)."""
+    slowest_us = max(at_mirror for _, (at_mirror, _, _), _ in replicas)
 
     def time(microseconds):
         return f"{max(0, microseconds):7.0f} us"
@@ -49,9 +49,9 @@ def draw(guest_us, raid_us, replicas):
         "   compute node, RAID1",
         f"     | {time(raid_us - slowest_us)}             the mirror itself; it waits for the slower leg",
         "     +" + "-" * (LEG_COLUMNS - 1) + "+",
-        legs(*(f"| {time(at_mirror - at_disk)}  NVMe/TCP" for _, at_mirror, at_disk, _ in replicas)),
-        legs(*(name for name, _, _, _ in replicas)),
-        legs(*(f"| {time(at_disk)}  disk" for _, _, at_disk, _ in replicas)),
-        legs(*(file for _, _, _, file in replicas)),
+        legs(*(f"| {time(at_mirror - at_lvol)}  NVMe/TCP" for _, (at_mirror, at_lvol, _), _ in replicas)),
+        legs(*(node for node, _, _ in replicas)),
+        legs(*(f"| {time(at_lvol - at_disk)}  {lvol}" for _, (_, at_lvol, at_disk), lvol in replicas)),
+        legs(*(f"| {time(at_disk)}  disk" for _, (_, _, at_disk), _ in replicas)),
     ]
     return "\n".join(line.rstrip() for line in lines)

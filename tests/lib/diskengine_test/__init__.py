@@ -1,6 +1,7 @@
 """What the integration and VM tests share: processes under test, a JSON-RPC client, deadlines, guests."""
 
 from . import linux_nvme
+from .blobstore import Blobstore
 from .case import TestCase
 from .deadline import scaled, wait_until
 from .guest import (
@@ -21,6 +22,7 @@ __all__ = [
     "NETWORK_MODULES",
     "NVME_TCP_MODULES",
     "NVMET_TCP_MODULES",
+    "Blobstore",
     "DataPlane",
     "Guest",
     "GuestCommandFailed",
