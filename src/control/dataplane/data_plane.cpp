@@ -17,8 +17,14 @@ json::object tcp_address(const std::string& address, int64_t port) {
 
 DataPlane::DataPlane(client::JsonRpcClient rpc) : rpc_(std::move(rpc)) {}
 
+Result<json::value> DataPlane::call(const char* method, const json::value& params) {
+  Result<json::value> answer = rpc_.call(method, params);
+  if (!answer) last_failure_ = answer.error().message();
+  return answer;
+}
+
 Result<void> DataPlane::change(const char* method, const json::object& params) {
-  TRY(rpc_.call(method, params));
+  TRY(call(method, params));
   return {};
 }
 

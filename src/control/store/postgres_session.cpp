@@ -66,11 +66,15 @@ Errc errc_of_state(std::string_view state) {
   return Errc::io_error;
 }
 
+// libpq's messages come in lines, indented.
 std::string one_line(const char* message) {
-  std::string text(message != nullptr ? message : "");
-  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-  for (char& c : text)
-    if (c == '\n') c = ' ';
+  std::string text;
+  for (const char* at = message; at != nullptr && *at != '\0'; ++at) {
+    const bool is_space = *at == '\n' || *at == '\t' || *at == ' ';
+    if (!is_space) text += *at;
+    if (is_space && !text.empty() && text.back() != ' ') text += ' ';
+  }
+  if (text.ends_with(' ')) text.pop_back();
   return text;
 }
 

@@ -45,6 +45,8 @@ class Store {
   ~Store();
 
   // --- reads
+  // Whether the database answers.
+  Result<void> check();
   Result<Graph> load_graph();
   // The newest first, at most `limit`.
   Result<std::vector<Event>> events(int64_t limit);
