@@ -11,7 +11,8 @@
 #include "control/api/http_server.h"
 #include "control/api/service.h"
 #include "control/cli/exit_code.h"
-#include "control/store/sqlite.h"
+#include "control/store/open_database.h"
+#include "control/store/postgres.h"
 #include "control/store/store.h"
 #include "control/supervisor.h"
 
@@ -52,24 +53,39 @@ Result<void> make_parent(const std::string& path) {
   return {};
 }
 
-Result<std::unique_ptr<Store>> open_store(const ServeOptions& options, control::Environment& environment) {
-  TRY(make_parent(options.db_path));
-  TRY_ASSIGN(auto connection, control::open_sqlite(options.db_path));
+Result<std::unique_ptr<Store>> open_store_once(const ServeOptions& options, control::Environment& environment) {
+  TRY_ASSIGN(auto connection, control::open_database(options.db_path, environment));
   TRY_ASSIGN(std::unique_ptr<Store> store, Store::open(std::move(connection), environment));
   for (const control::Node& node : options.new_nodes) TRY(store->put_node(node));
   return store;
 }
 
+// A database server that does not answer yet is waited for; `canceled` when a signal to end comes first.
+Result<std::unique_ptr<Store>> open_store(const ServeOptions& options, control::Environment& environment,
+                                          const sigset_t& signals) {
+  if (!control::is_postgres(options.db_path)) TRY(make_parent(options.db_path));
+  for (std::string told;;) {
+    Result<std::unique_ptr<Store>> store = open_store_once(options, environment);
+    if (store || store.error().code() != Errc::unreachable) return store;
+    if (told.empty()) LOG_WARN("serve", "waiting for the database: {}", store.error().message());
+    told = store.error().message();
+    constexpr timespec kBetweenTries{.tv_sec = 1, .tv_nsec = 0};
+    if (sigtimedwait(&signals, nullptr, &kBetweenTries) > 0)
+      return Error(Errc::canceled, "ended while waiting for the database: " + told);
+  }
+}
+
 std::string ready_line(const ServeOptions& options) {
   std::string roles;
   for (const std::string& role : options.roles) roles += (roles.empty() ? "" : ",") + role;
-  std::string line = fmt::format("diskengine is ready: roles {}, database {}", roles, options.db_path);
+  std::string line =
+      fmt::format("diskengine is ready: roles {}, database {}", roles, control::shown_database(options.db_path));
   if (options.has_role(kRoleApi)) line += ", API on " + options.api_socket;
   return line;
 }
 
 Result<void> run(const ServeOptions& options, Console& console, const sigset_t& signals) {
-  TRY_ASSIGN(const std::unique_ptr<Store> store, open_store(options, console.environment));
+  TRY_ASSIGN(const std::unique_ptr<Store> store, open_store(options, console.environment, signals));
   Supervisor::Options supervised{.roles = options.roles, .nodes = options.nodes, .limits = {}};
   supervised.limits.tick_ms = options.tick_ms;
   Supervisor supervisor(*store, console.environment, std::move(supervised));

@@ -72,9 +72,13 @@ bool Supervisor::State::wait(uint64_t* seen_pokes, const std::atomic<bool>* also
 void Supervisor::State::run_worker(const Node& node, Worker* worker) {
   NodeLoop loop(store, environment, node, options.limits);
   uint64_t seen_pokes = 0;
+  bool was_told = false;  // that the database is away; it says itself when it is back
   do {
     const Result<int> steps = loop.run();
-    if (!steps) LOG_ERROR("control", "node {}: {}", node.name, steps.error().message());
+    const bool is_away = !steps && steps.error().code() == Errc::unreachable;
+    if (!steps && !(is_away && was_told))
+      LOG_ERROR("control", "the loops of node {} wait: {}", node.name, steps.error().message());
+    was_told = is_away;
     if (steps && *steps > 0) poke();  // other nodes may have waited for what was done here
   } while (wait(&seen_pokes, &worker->stopping));
 }
@@ -82,7 +86,8 @@ void Supervisor::State::run_worker(const Node& node, Worker* worker) {
 void Supervisor::State::take_up_nodes() {
   const Result<Graph> graph = store.load_graph();
   if (!graph) {
-    LOG_ERROR("control", "reading the nodes: {}", graph.error().message());
+    if (graph.error().code() != Errc::unreachable)
+      LOG_ERROR("control", "reading the nodes: {}", graph.error().message());
     return;
   }
   for (const Node& node : graph->nodes) {

@@ -36,6 +36,9 @@ int http_status_of(Errc code) {
       return 409;
     case Errc::no_space:
       return 507;
+    case Errc::unreachable:
+    case Errc::would_block:
+      return 503;
     default:
       return 500;
   }
@@ -276,7 +279,10 @@ Result<Reply> recent(const Result<std::vector<Row>>& rows) {
 Result<Reply> route_collection(Call& call, const std::string& noun) {
   const std::string& method = call.request.method;
   if (method == "GET" && noun == "status") return get_status(call);
-  if (method == "GET" && noun == "health") return Reply{200, {{"status", "ok"}}};
+  if (method == "GET" && noun == "health") {
+    TRY(call.store.check());
+    return Reply{200, {{"status", "ok"}}};
+  }
   if (method == "GET" && (noun == "events" || noun == "operations")) {
     TRY_ASSIGN(const int64_t limit, limit_of(call.request));
     return noun == "events" ? recent(call.store.events(limit)) : recent(call.store.operations(limit));

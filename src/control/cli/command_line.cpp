@@ -66,7 +66,10 @@ Result<ServeOptions> serve_options(const ServeArguments& arguments, const std::s
 void add_serve_command(CLI::App& root, const std::shared_ptr<ServeArguments>& arguments) {
   CLI::App* serve = root.add_subcommand("serve", "Run the control plane: the API and the loops of nodes");
   serve->add_option("--role", arguments->roles, "What to run: any of storagenode,baremetal,api")->capture_default_str();
-  serve->add_option("--db", arguments->db_path, "Database file")->capture_default_str();
+  serve
+      ->add_option("--db", arguments->db_path,
+                   "Database: a file, or postgresql://HOST/NAME and other PostgreSQL connection strings")
+      ->capture_default_str();
   serve->add_option("--storage-node", arguments->storage_nodes,
                     "Record and serve a storage node: NAME=RPC-SOCKET,address=IP:PORT; may be repeated");
   serve->add_option("--compute-node", arguments->compute_nodes,

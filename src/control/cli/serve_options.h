@@ -13,7 +13,7 @@ namespace diskengine::control::cli {
 
 struct ServeOptions {
   std::vector<std::string> roles;  // storagenode, baremetal, api
-  std::string db_path;
+  std::string db_path;             // a file, or a PostgreSQL connection string
   std::string api_socket;
   std::vector<Node> new_nodes;     // to be recorded before the loops start
   std::vector<std::string> nodes;  // serve only these; empty: all of the roles

@@ -19,8 +19,14 @@ json::object tcp_address(const std::string& address, int64_t port) {
 
 DataPlane::DataPlane(client::JsonRpcClient rpc) : rpc_(std::move(rpc)) {}
 
+Result<json::value> DataPlane::call(const char* method, const json::value& params) {
+  Result<json::value> answer = rpc_.call(method, params);
+  if (!answer) last_failure_ = answer.error().message();
+  return answer;
+}
+
 Result<void> DataPlane::change(const char* method, const json::object& params) {
-  TRY(rpc_.call(method, params));
+  TRY(call(method, params));
   return {};
 }
 
@@ -40,11 +46,10 @@ Result<void> DataPlane::create_lvol_store(const LvolStoreSpec& spec) {
 }
 
 Result<std::string> DataPlane::create_lvol(const LvolSpec& spec) {
-  TRY_ASSIGN(const json::value answer,
-             rpc_.call("bdev_lvol_create", json::object{{"lvs_name", spec.store},
-                                                        {"lvol_name", spec.name},
-                                                        {"size_in_mib", spec.size_bytes / kMiB},
-                                                        {"thin_provision", true}}));
+  TRY_ASSIGN(const json::value answer, call("bdev_lvol_create", json::object{{"lvs_name", spec.store},
+                                                                             {"lvol_name", spec.name},
+                                                                             {"size_in_mib", spec.size_bytes / kMiB},
+                                                                             {"thin_provision", true}}));
   const json::string* uuid = answer.if_string();
   if (uuid == nullptr || uuid->empty())
     return Error(Errc::protocol, "bdev_lvol_create answered without the name of the lvol");

@@ -67,6 +67,9 @@ class DataPlane {
  public:
   explicit DataPlane(client::JsonRpcClient rpc);
 
+  // True if `error` is what the last call that failed returned: the data plane's trouble, not the database's.
+  bool failed_with(const Error& error) const { return !last_failure_.empty() && last_failure_ == error.message(); }
+
   // --- observe
   Result<std::string> version();
   Result<TargetView> observe_target();
@@ -105,10 +108,12 @@ class DataPlane {
   Result<void> delete_vhost(const std::string& name);
 
  private:
+  Result<boost::json::value> call(const char* method, const boost::json::value& params);
   Result<void> change(const char* method, const boost::json::object& params);
   Result<std::vector<BdevView>> bdevs();
 
   client::JsonRpcClient rpc_;
+  std::string last_failure_;
 };
 
 }  // namespace diskengine::control

@@ -68,12 +68,12 @@ VhostView vhost_of(const json::value& value) {
 }  // namespace
 
 Result<std::string> DataPlane::version() {
-  TRY_ASSIGN(const json::value answer, rpc_.call("spdk_get_version", nullptr));
+  TRY_ASSIGN(const json::value answer, call("spdk_get_version", nullptr));
   return text(answer, "version");
 }
 
 Result<std::vector<BdevView>> DataPlane::bdevs() {
-  TRY_ASSIGN(const json::value answer, rpc_.call("bdev_get_bdevs", nullptr));
+  TRY_ASSIGN(const json::value answer, call("bdev_get_bdevs", nullptr));
   std::vector<BdevView> views;
   for_each(&answer, [&](const json::value& bdev) {
     BdevView& view = views.emplace_back();
@@ -95,16 +95,16 @@ Result<TargetView> DataPlane::observe_target() {
   // A disk that is still being looked at would seem to have no store.
   TRY(change("bdev_wait_for_examine", {}));
   TRY_ASSIGN(view.bdevs, bdevs());
-  TRY_ASSIGN(const json::value stores, rpc_.call("bdev_lvol_get_lvstores", nullptr));
+  TRY_ASSIGN(const json::value stores, call("bdev_lvol_get_lvstores", nullptr));
   for_each(&stores, [&](const json::value& store) {
     view.lvol_stores.push_back({.name = text(store, "name"),
                                 .base_bdev = text(store, "base_bdev"),
                                 .total_bytes = integer(store, "total_data_clusters") * integer(store, "cluster_size"),
                                 .block_size = integer(store, "block_size")});
   });
-  TRY_ASSIGN(const json::value transports, rpc_.call("nvmf_get_transports", nullptr));
+  TRY_ASSIGN(const json::value transports, call("nvmf_get_transports", nullptr));
   for_each(&transports, [&](const json::value& transport) { view.transports.push_back(text(transport, "trtype")); });
-  TRY_ASSIGN(const json::value subsystems, rpc_.call("nvmf_get_subsystems", nullptr));
+  TRY_ASSIGN(const json::value subsystems, call("nvmf_get_subsystems", nullptr));
   for_each(&subsystems, [&](const json::value& subsystem) { view.subsystems.push_back(subsystem_of(subsystem)); });
   return view;
 }
@@ -112,11 +112,11 @@ Result<TargetView> DataPlane::observe_target() {
 Result<ComputeView> DataPlane::observe_compute() {
   ComputeView view;
   TRY_ASSIGN(view.bdevs, bdevs());
-  TRY_ASSIGN(const json::value controllers, rpc_.call("bdev_nvme_get_controllers", nullptr));
+  TRY_ASSIGN(const json::value controllers, call("bdev_nvme_get_controllers", nullptr));
   for_each(&controllers, [&](const json::value& entry) { view.controllers.push_back(controller_of(entry)); });
-  TRY_ASSIGN(const json::value raids, rpc_.call("bdev_raid_get_bdevs", json::object{{"category", "all"}}));
+  TRY_ASSIGN(const json::value raids, call("bdev_raid_get_bdevs", json::object{{"category", "all"}}));
   for_each(&raids, [&](const json::value& entry) { view.raids.push_back(raid_of(entry)); });
-  TRY_ASSIGN(const json::value vhosts, rpc_.call("vhost_get_controllers", nullptr));
+  TRY_ASSIGN(const json::value vhosts, call("vhost_get_controllers", nullptr));
   for_each(&vhosts, [&](const json::value& entry) { view.vhosts.push_back(vhost_of(entry)); });
   return view;
 }

@@ -117,6 +117,15 @@ CREATE TABLE events (
 );
 )sql";
 
+// One row per connection of a process: the number of its last writing transaction that was committed (postgres.h).
+constexpr std::string_view kCommitReceipts = R"sql(
+CREATE TABLE commit_receipts (
+  session BIGINT PRIMARY KEY,
+  receipt BIGINT NOT NULL,
+  committed_ms BIGINT NOT NULL
+);
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -130,7 +139,7 @@ Result<int64_t> current_version(SqlConnection& connection) {
 }  // namespace
 
 const std::vector<Migration>& migrations() {
-  static const std::vector<Migration> all = {{1, "first cut", kFirstCut}};
+  static const std::vector<Migration> all = {{1, "first cut", kFirstCut}, {2, "commit receipts", kCommitReceipts}};
   return all;
 }
 

@@ -1,5 +1,10 @@
-// The seam to a SQL database: SQLite now, PostgreSQL behind the same interface. A connection belongs to one thread at a
-// time. Statements use $1, $2, ... for parameters and only SQL that both databases understand.
+// The seam to a SQL database: SQLite and PostgreSQL behind one interface. A connection belongs to one thread at a time.
+// Statements use $1, $2, ... for parameters and only SQL that both databases understand.
+//
+// Writing transactions follow one another, over all processes. Outside a transaction stand only reads, and writes that
+// may be done twice: a connection that was lost is made again and the statement repeated. Errors that mean the database
+// rather than the statement: `unreachable` (nothing was changed, unless the message of a commit() says that it is not
+// known: then read before deciding), `would_block` and `busy` (nothing was changed; the same again may succeed).
 #pragma once
 
 #include <cstdint>

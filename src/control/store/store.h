@@ -1,5 +1,6 @@
 // The control plane's state: typed reads and writes over a SQL connection. Thread-safe: one lock around one connection,
-// held for one transaction and never across a call to a data plane. Several processes may share one database.
+// held for one transaction and never across a call to a data plane. Several processes may share one database, and it
+// may go away and come back: then every call answers `unreachable`, with since when (sql.h).
 //
 // Every change of an object's state is also an event, in the same transaction; every change that a person asked for is
 // an operation, done once its object is ready (or gone).
@@ -44,6 +45,8 @@ class Store {
   ~Store();
 
   // --- reads
+  // Whether the database answers.
+  Result<void> check();
   Result<Graph> load_graph();
   // The newest first, at most `limit`.
   Result<std::vector<Event>> events(int64_t limit);
@@ -70,7 +73,8 @@ class Store {
   Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);
   Result<void> set_admitted_host(int64_t replica_id, const std::string& host_nqn);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
-  // Compare-and-set; false when the epoch or the set was no longer the expected one.
+  // Compare-and-set, with an event; false when the epoch or the set was no longer the expected one. True means durable.
+  // After an error nothing may be assumed: read the volume again and decide from that.
   Result<bool> change_in_sync(const InSyncChange& change);
   // The attachment's row, and the volume's writer if it was this one.
   Result<void> remove_attachment(int64_t attachment_id);

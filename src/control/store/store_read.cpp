@@ -106,6 +106,12 @@ std::vector<int64_t> ids_from_text(std::string_view text) {
   return ids;
 }
 
+Result<void> Store::check() {
+  const std::lock_guard lock(mutex_);
+  TRY(connection_->query("SELECT MAX(version) FROM schema_migrations", {}));
+  return {};
+}
+
 Result<Graph> Store::load_graph() {
   const std::lock_guard lock(mutex_);
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::read(*connection_));

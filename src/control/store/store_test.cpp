@@ -2,19 +2,27 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
+#include <mutex>
+#include <thread>
 
 #include "control/store/migrations.h"
+#include "control/store/open_database.h"
+#include "control/store/postgres.h"
 #include "control/store/rows.h"
 #include "control/store/sqlite.h"
+#include "control/testing/postgres_server.h"
 #include "control/testing/test_environment.h"
 
 namespace diskengine::control {
 namespace {
 
-class StoreTest : public ::testing::Test {
+// Each test runs on both databases.
+class StoreTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
+    if (on_postgres()) PostgresServer::shared().clear();
     directory_ = std::filesystem::temp_directory_path() / ("store-test-" + std::to_string(::getpid()));
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
@@ -22,12 +30,18 @@ class StoreTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
-  std::string path() const { return directory_ / "test.db"; }
+  static bool on_postgres() { return std::string_view(GetParam()) == "postgres"; }
+  std::string database() const {
+    return on_postgres() ? PostgresServer::shared().conninfo() : (directory_ / "test.db").string();
+  }
+  std::unique_ptr<SqlConnection> connect() {
+    auto connection = open_database(database(), environment_);
+    EXPECT_TRUE(connection) << connection.error().message();
+    return std::move(*connection);
+  }
 
   std::unique_ptr<Store> reopen() {
-    auto connection = open_sqlite(path());
-    EXPECT_TRUE(connection) << connection.error().message();
-    auto store = Store::open(std::move(*connection), environment_);
+    auto store = Store::open(connect(), environment_);
     EXPECT_TRUE(store) << store.error().message();
     return std::move(*store);
   }
@@ -66,7 +80,7 @@ class StoreTest : public ::testing::Test {
   int64_t compute_ = 0;
 };
 
-TEST_F(StoreTest, a_volume_is_there_with_its_replicas_after_the_process_starts_again) {
+TEST_P(StoreTest, a_volume_is_there_with_its_replicas_after_the_process_starts_again) {
   const int64_t id = make_volume();
   store_ = reopen();
   const Graph graph = store_->load_graph().value();
@@ -80,7 +94,7 @@ TEST_F(StoreTest, a_volume_is_there_with_its_replicas_after_the_process_starts_a
   EXPECT_EQ(graph.promised_bytes(graph.disks[0].id), 1 << 20);
 }
 
-TEST_F(StoreTest, a_name_that_is_taken_is_refused_and_changes_nothing) {
+TEST_P(StoreTest, a_name_that_is_taken_is_refused_and_changes_nothing) {
   make_volume();
   const auto again = store_->create_volume({.name = "v", .size_bytes = 1, .block_size = 512, .disk_ids = {1, 2}});
   ASSERT_FALSE(again);
@@ -88,7 +102,7 @@ TEST_F(StoreTest, a_name_that_is_taken_is_refused_and_changes_nothing) {
   EXPECT_EQ(store_->load_graph()->lvols.size(), 2u);
 }
 
-TEST_F(StoreTest, attaching_takes_the_next_epoch_and_only_one_of_two_callers_wins) {
+TEST_P(StoreTest, attaching_takes_the_next_epoch_and_only_one_of_two_callers_wins) {
   const int64_t volume = make_volume();
   const auto first = store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0});
   ASSERT_TRUE(first);
@@ -101,7 +115,7 @@ TEST_F(StoreTest, attaching_takes_the_next_epoch_and_only_one_of_two_callers_win
   EXPECT_EQ(graph.attachment(*first)->socket_path, "/vhost/vhost" + std::to_string(*first));
 }
 
-TEST_F(StoreTest, ids_are_never_used_twice) {
+TEST_P(StoreTest, ids_are_never_used_twice) {
   const int64_t volume = make_volume();
   const int64_t first =
       store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}).value();
@@ -111,7 +125,7 @@ TEST_F(StoreTest, ids_are_never_used_twice) {
   EXPECT_GT(second, first);
 }
 
-TEST_F(StoreTest, in_sync_changes_only_from_the_expected_set_in_the_expected_epoch) {
+TEST_P(StoreTest, in_sync_changes_only_from_the_expected_set_in_the_expected_epoch) {
   const int64_t volume = make_volume();
   const std::vector<int64_t> both = store_->load_graph()->volume(volume)->in_sync;
   const std::vector<int64_t> one = {both[0]};
@@ -121,7 +135,7 @@ TEST_F(StoreTest, in_sync_changes_only_from_the_expected_set_in_the_expected_epo
   EXPECT_EQ(store_->load_graph()->volume(volume)->in_sync, one);
 }
 
-TEST_F(StoreTest, an_attached_volume_is_not_deleted) {
+TEST_P(StoreTest, an_attached_volume_is_not_deleted) {
   const int64_t volume = make_volume();
   ASSERT_TRUE(store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}));
   const auto refused = store_->request_delete_volume(volume);
@@ -130,7 +144,7 @@ TEST_F(StoreTest, an_attached_volume_is_not_deleted) {
   EXPECT_TRUE(store_->load_graph()->volume(volume)->wanted);
 }
 
-TEST_F(StoreTest, a_volume_goes_with_its_last_lvol) {
+TEST_P(StoreTest, a_volume_goes_with_its_last_lvol) {
   const int64_t volume = make_volume();
   ASSERT_TRUE(store_->request_delete_volume(volume));
   ASSERT_TRUE(store_->request_delete_volume(volume)) << "asking twice is no error";
@@ -144,7 +158,7 @@ TEST_F(StoreTest, a_volume_goes_with_its_last_lvol) {
   EXPECT_EQ(store_->operations(1)->at(0).state, "done");
 }
 
-TEST_F(StoreTest, a_new_state_is_an_event_and_a_new_reason_alone_is_not) {
+TEST_P(StoreTest, a_new_state_is_an_event_and_a_new_reason_alone_is_not) {
   const int64_t volume = make_volume();
   EXPECT_TRUE(*store_->set_status(Kind::volume, volume, {"working", "1 %"}));
   const int64_t events = store_->events(100)->at(0).id;
@@ -157,11 +171,11 @@ TEST_F(StoreTest, a_new_state_is_an_event_and_a_new_reason_alone_is_not) {
   EXPECT_EQ(store_->events(1)->at(0).object_name, "v");
 }
 
-TEST_F(StoreTest, a_state_for_an_object_that_is_gone_is_no_error) {
+TEST_P(StoreTest, a_state_for_an_object_that_is_gone_is_no_error) {
   EXPECT_FALSE(*store_->set_status(Kind::volume, 99, {"ready", ""}));
 }
 
-TEST_F(StoreTest, a_node_gets_new_addresses_and_keeps_its_id_but_never_another_role) {
+TEST_P(StoreTest, a_node_gets_new_addresses_and_keeps_its_id_but_never_another_role) {
   const int64_t id = store_->put_node(storage_node("s1")).value();
   Node moved = storage_node("s1");
   moved.address = "127.0.0.9";
@@ -173,36 +187,110 @@ TEST_F(StoreTest, a_node_gets_new_addresses_and_keeps_its_id_but_never_another_r
   EXPECT_EQ(refused.error().code(), Errc::conflict);
 }
 
-TEST_F(StoreTest, two_processes_see_each_others_changes) {
+TEST_P(StoreTest, two_processes_see_each_others_changes) {
   const auto other = reopen();
   const int64_t volume = make_volume();
   EXPECT_NE(other->load_graph()->volume(volume), nullptr);
 }
 
-TEST_F(StoreTest, migrating_twice_changes_nothing) {
+TEST_P(StoreTest, migrating_twice_changes_nothing) {
   make_volume();
-  auto connection = open_sqlite(path());
-  ASSERT_TRUE(connection);
-  ASSERT_TRUE(migrate(**connection, 1));
-  const auto rows = (*connection)->query("SELECT COUNT(*) FROM schema_migrations", {});
+  const auto connection = connect();
+  ASSERT_TRUE(migrate(*connection, 1));
+  const auto rows = connection->query("SELECT COUNT(*) FROM schema_migrations", {});
   EXPECT_EQ(rows->at(0).integer(0), static_cast<int64_t>(migrations().size()));
   EXPECT_EQ(store_->load_graph()->volumes.size(), 1u);
 }
 
-TEST_F(StoreTest, a_database_from_a_newer_program_is_refused) {
-  auto connection = open_sqlite(path());
-  ASSERT_TRUE(connection);
-  ASSERT_TRUE(
-      (*connection)->execute("INSERT INTO schema_migrations (version, name, applied_ms) VALUES (99, 'x', 0)", {}));
-  const auto refused = migrate(**connection, 1);
+TEST_P(StoreTest, a_database_from_a_newer_program_is_refused) {
+  const auto connection = connect();
+  ASSERT_TRUE(connection->execute("INSERT INTO schema_migrations (version, name, applied_ms) VALUES (99, 'x', 0)", {}));
+  const auto refused = migrate(*connection, 1);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code(), Errc::not_supported);
 }
 
-TEST_F(StoreTest, a_database_that_cannot_be_opened_says_what_to_check) {
-  const auto refused = open_sqlite(directory_ / "no" / "such" / "dir.db");
+TEST_P(StoreTest, several_processes_may_start_on_a_new_database_at_once) {
+  store_.reset();
+  std::filesystem::remove_all(directory_);
+  std::filesystem::create_directories(directory_);
+  if (on_postgres()) PostgresServer::shared().clear();
+  std::vector<std::thread> starting;
+  std::atomic<int> started{0};
+  for (int i = 0; i < 4; ++i)
+    starting.emplace_back([&] {
+      TestEnvironment own;
+      auto connection = open_database(database(), own);
+      if (!connection) return;
+      auto store = Store::open(std::move(*connection), own);
+      started += store && (*store)->load_graph() ? 1 : 0;
+    });
+  for (std::thread& thread : starting) thread.join();
+  EXPECT_EQ(started, 4);
+}
+
+// Many at once from the same row: each epoch is given to exactly one of them, and what they read is never torn.
+TEST_P(StoreTest, of_many_changes_at_once_exactly_one_wins_each_round) {
+  const int64_t volume = make_volume();
+  const std::vector<int64_t> both = store_->load_graph()->volume(volume)->in_sync;
+  const std::vector<std::vector<int64_t>> sets = {both, {both[0]}, {both[1]}};
+  constexpr int kRounds = 20;
+  for (int round = 0; round < kRounds; ++round) {
+    const std::vector<int64_t> from = store_->load_graph()->volume(volume)->in_sync;
+    std::atomic<int> winners{0};
+    std::vector<std::thread> callers;
+    std::mutex mutex;
+    std::vector<int64_t> won;
+    for (size_t i = 0; i < sets.size(); ++i)
+      callers.emplace_back([&, i] {
+        TestEnvironment own;
+        auto store = Store::open(std::move(*open_database(database(), own)), own);
+        const std::vector<int64_t>& to = sets[i];
+        if (to == from) return;
+        const auto changed = (*store)->change_in_sync({.volume_id = volume, .epoch = 0, .expected = from, .next = to});
+        const std::lock_guard lock(mutex);
+        EXPECT_TRUE(changed) << changed.error().message();
+        if (!changed || !*changed) return;
+        ++winners;
+        won = to;
+      });
+    for (std::thread& caller : callers) caller.join();
+    EXPECT_EQ(winners, 1);
+    EXPECT_EQ(store_->load_graph()->volume(volume)->in_sync, won);
+  }
+}
+
+TEST_P(StoreTest, a_change_of_in_sync_is_an_event_that_names_both_sets) {
+  const int64_t volume = make_volume();
+  const std::vector<int64_t> both = store_->load_graph()->volume(volume)->in_sync;
+  ASSERT_TRUE(*store_->change_in_sync({.volume_id = volume, .epoch = 0, .expected = both, .next = {both[0]}}));
+  const Event event = store_->events(1)->at(0);
+  EXPECT_EQ(event.state, "in_sync");
+  EXPECT_EQ(event.reason, "replicas 1 instead of 1,2 hold the current data, epoch 0");
+}
+
+TEST(Sqlite, a_database_that_cannot_be_opened_says_what_to_check) {
+  const auto refused = open_sqlite("/tmp/no/such/dir.db");
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message().find("check that its directory exists"), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(On, StoreTest, ::testing::Values("sqlite", "postgres"),
+                         [](const auto& database) { return std::string(database.param); });
+
+TEST(Database, is_a_file_or_a_connection_string) {
+  EXPECT_TRUE(is_postgres("postgresql://db.example/de"));
+  EXPECT_TRUE(is_postgres("host=10.0.0.1 dbname=de"));
+  EXPECT_FALSE(is_postgres("/var/lib/diskengine/a=b.db"));
+  EXPECT_FALSE(is_postgres("state.db"));
+  EXPECT_FALSE(is_postgres(":memory:"));
+}
+
+TEST(Database, is_shown_without_its_password) {
+  EXPECT_EQ(shown_database("postgresql://de:secret@db.example:5433/fleet"), "postgresql://db.example:5433/fleet");
+  EXPECT_EQ(shown_database("host=db password=secret dbname=fleet"), "postgresql://db/fleet");
+  EXPECT_EQ(shown_database("postgresql://%zz:secret@"), "postgresql");
+  EXPECT_EQ(shown_database("/var/lib/de.db"), "/var/lib/de.db");
 }
 
 TEST(Migrations, are_numbered_without_gaps) {
