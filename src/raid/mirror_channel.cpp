@@ -6,8 +6,6 @@
 namespace diskengine::raid {
 namespace {
 
-bool goes_to_one_leg(Op op) noexcept { return op == Op::read || op == Op::compare; }
-
 // The device rejected the request as such and wrote nothing. If every leg says so, none is to blame.
 bool is_refusal(IoCode code) noexcept {
   return code == IoCode::invalid || code == IoCode::not_supported || code == IoCode::read_only;
@@ -29,6 +27,7 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
     : Channel(std::move(device), on),
       board_(std::move(board)),
       zeroes_(std::move(zeroes)),
+      retry_timer_([this] { run_retries(); }),
       children_(kChildrenMax),
       tracker_(this->device().info().block_size),
       resumer_(*this) {
@@ -155,14 +154,21 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   Request& request = *child.parent;
   const unsigned tag = child.tag;
   const IoStatus status = child.status;
-  give_back(child);
   if (status.ok() || status.code == IoCode::miscompare || is_refusal(status.code)) [[likely]] {
+    give_back(child);
     conclude(request, status);
     return;
   }
   Io& io = request.context<Io>();
+  const LegMask failed_before = io.failed;
   if (io.failed == 0) io.error = status;
   io.failed |= mask_of(tag);
+  if (readable(request, io) == 0 && retry(child)) {  // no other leg can serve it
+    io.failed = failed_before;
+    ++ports_[tag].outstanding;
+    return;
+  }
+  give_back(child);
   ports_[tag].leg->read_errors.fetch_add(1, std::memory_order_relaxed);
   board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = status});
   send_read(request);  // with the child just given back
@@ -321,6 +327,7 @@ void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
     Port& port = ports_[tag];
     if (port.leg != nullptr && port.leg != view->legs[tag]) port.leaving = true;
   }
+  run_retries();  // of legs that leave: at once
   close_idle_ports();
   for (const std::shared_ptr<Leg>& leg : view->legs)
     if (leg != nullptr && ports_[leg->tag()].leg == nullptr) open_port(leg);

@@ -53,9 +53,9 @@ class MirrorTest : public testing::Test {
     clock.advance_ns(1'000'000);
     reactor.turn();
   }
-  // Completes everything that is outstanding on the disks.
+  // Completes everything that is outstanding on the disks, second tries included.
   void drain() {
-    for (int i = 0; i < 50; ++i) {
+    for (int i = 0; i < 150; ++i) {
       for (auto& disk : disks) disk->complete_some(reactor, random, 1000);
       turn();
     }
@@ -145,8 +145,10 @@ TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
   Io write(Op::write, 0, 1, 9);
   raid->submit(write);
   disk(0).complete_some(reactor, random, 1);
-  disk(1).complete_some(reactor, random, 1);
-  for (int i = 0; i < 5; ++i) turn();
+  for (int i = 0; i < 150; ++i) {
+    disk(1).complete_some(reactor, random, 1);
+    turn();
+  }
   EXPECT_FALSE(write.completed) << "the exclusion is not in the superblock yet";
   disk(0).complete_some(reactor, random, 1);  // the superblock
   for (int i = 0; i < 5; ++i) turn();
@@ -160,6 +162,39 @@ TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
   Io read(Op::read, 0, 1);
   EXPECT_EQ(submit(read), IoCode::ok);
   EXPECT_EQ(read.buffer, write.buffer);
+}
+
+TEST_F(MirrorTest, AnErrorThatPassesCostsNoLeg) {
+  create();
+  disk(1).failing_next = MirrorChannel::kRetriesMax;
+  Io write(Op::write, 0, 1, 9);
+  EXPECT_EQ(submit(write), IoCode::ok);
+  EXPECT_EQ(role(1), SlotRole::in_sync);
+  EXPECT_EQ(disk(1).bytes[0], 9);
+  disk(0).failing_next = disk(1).failing_next = 2;
+  Io read(Op::read, 0, 1);
+  EXPECT_EQ(submit(read), IoCode::ok) << "the last leg that could serve it is asked again";
+  EXPECT_EQ(read.buffer, write.buffer);
+}
+
+TEST_F(MirrorTest, AnErrorThatStaysIsRetriedWithinABoundAndOneThatCannotPassNotAtAll) {
+  create(false, {"a", "b", "c"});
+  disk(1).dead = true;
+  const uint64_t start = clock.now_ns();
+  Io write(Op::write, 0, 1, 9);
+  raid->submit(write);
+  while (!write.completed) turn();
+  EXPECT_TRUE(write.status.ok());
+  EXPECT_GE(clock.now_ns() - start, 105'000'000u);
+  EXPECT_LT(clock.now_ns() - start, 200'000'000u);
+  EXPECT_EQ(role(1), SlotRole::empty);
+  disk(2).dead = true;
+  disk(2).failure = IoCode::no_space;
+  Io other(Op::write, 0, 1, 8);
+  raid->submit(other);
+  for (int i = 0; i < 10; ++i) turn();
+  EXPECT_TRUE(other.completed && other.status.ok());
+  EXPECT_EQ(role(2), SlotRole::empty);
 }
 
 TEST_F(MirrorTest, TheLastLegDoesNotLeaveItsErrorsGoUp) {
