@@ -67,6 +67,7 @@ class MirrorChannel final : public Channel, private BoardMember {
     uint8_t pending = 0;
     bool tracked = false;
     bool held_for_write = false;  // held by an earlier write, not by a range lock
+    bool parked = false;          // is, or was, parked
     IoStatus error;               // the first one
   };
   struct Child : Request {
@@ -131,6 +132,7 @@ class MirrorChannel final : public Channel, private BoardMember {
   LegMask targets_of(const Request& request) const noexcept;
   void settle(Request& request) noexcept;
   void park(Request& request) noexcept;
+  void fail_all_fenced() noexcept;
   void track(Request& request) noexcept;
   void untrack(Request& request) noexcept;
   static bool overlapped_by(List<Request>& list, const Request& request) noexcept;
@@ -170,6 +172,7 @@ class MirrorChannel final : public Channel, private BoardMember {
   std::array<RangeLock, kRangeLocksMax> draining_;  // locks that await writes of this channel
   unsigned draining_count_ = 0;
   bool resuming_ = false;
+  bool settling_ = false;
   Resumer resumer_;
 };
 
