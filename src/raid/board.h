@@ -32,6 +32,23 @@ class BoardMember {
   uint64_t released_ = 0;  // generation
 };
 
+// Writes that had to wait because a leg failed. Any thread.
+struct HeldWrites {
+  std::atomic<uint64_t> now{0};      // waiting for an exclusion to count
+  std::atomic<uint64_t> total{0};    // those that have waited, and are over
+  std::atomic<uint64_t> last_ns{0};  // from a held write's arrival to its end, so with the time it took to detect
+  std::atomic<uint64_t> max_ns{0};
+
+  void ended(uint64_t took_ns) noexcept {
+    now.fetch_sub(1, std::memory_order_relaxed);
+    total.fetch_add(1, std::memory_order_relaxed);
+    last_ns.store(took_ns, std::memory_order_relaxed);
+    uint64_t most = max_ns.load(std::memory_order_relaxed);
+    while (took_ns > most && !max_ns.compare_exchange_weak(most, took_ns, std::memory_order_relaxed)) {
+    }
+  }
+};
+
 struct LegFailure {
   unsigned tag = 0;
   const Leg* leg = nullptr;  // to tell it from a later leg with the same tag; never dereferenced
@@ -58,6 +75,8 @@ class Board : public std::enable_shared_from_this<Board> {
   void publish(std::shared_ptr<const View> view, std::function<void()> adopted);
   // Tells every channel that all have adopted `view`.
   void release(std::shared_ptr<const View> view);
+
+  HeldWrites held;
 
   size_t channels() const;
   // Requests taken by all open channels.

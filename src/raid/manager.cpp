@@ -20,7 +20,10 @@ bool answers_to(const Device& device, const Volume::Slot& slot) {
 }  // namespace
 
 RaidManager::RaidManager(DeviceRegistry& registry, uint64_t random_seed)
-    : registry_(registry), random_(random_seed), zeroes_(std::make_shared<DmaBuffer>(kZeroBytes)) {
+    : registry_(registry),
+      random_(random_seed),
+      events_(registry.main_reactor(), random_.next()),
+      zeroes_(std::make_shared<DmaBuffer>(kZeroBytes)) {
   registry_.observe(*this);
 }
 
@@ -42,9 +45,10 @@ std::shared_ptr<Volume> RaidManager::find(const Uuid& uuid) const {
 }
 
 std::shared_ptr<Volume> RaidManager::make_volume(std::string name, Uuid uuid, bool superblock, unsigned slots) {
-  Volume::Shared shared{.registry = registry_, .options = options_, .zeroes = zeroes_, .gone = [this](Volume& gone) {
-                          std::erase_if(volumes_, [&](const auto& volume) { return volume.get() == &gone; });
-                        }};
+  Volume::Shared shared{
+      .registry = registry_, .options = options_, .zeroes = zeroes_, .events = events_, .gone = [this](Volume& gone) {
+        std::erase_if(volumes_, [&](const auto& volume) { return volume.get() == &gone; });
+      }};
   volumes_.push_back(std::make_shared<Volume>(std::move(shared), std::move(name), uuid, superblock, slots));
   return volumes_.back();
 }
@@ -212,6 +216,7 @@ std::vector<std::string> RaidManager::config_calls() const {
 }
 
 Task<void> RaidManager::stop() {
+  events_.close();
   OneShot<bool> examined(registry_.main_reactor());
   examinations_.close([&examined] { examined.set(true); });
   co_await examined;

@@ -50,6 +50,7 @@ class RaidManager final : private DeviceRegistry::Observer {
   // In order of creation.
   const std::vector<std::shared_ptr<Volume>>& volumes() const noexcept { return volumes_; }
   std::shared_ptr<Volume> find(std::string_view name) const;
+  RaidEvents& events() noexcept { return events_; }
   // Devices whose superblock is being read: when 0, everything that can be assembled has been.
   uint64_t examining() const noexcept { return examinations_.inside(); }
 
@@ -76,6 +77,7 @@ class RaidManager final : private DeviceRegistry::Observer {
   DeviceRegistry& registry_;
   Random random_;
   RaidOptions options_;
+  RaidEvents events_;
   std::shared_ptr<DmaBuffer> zeroes_;
   std::vector<std::shared_ptr<Volume>> volumes_;
   Gate examinations_;

@@ -6,15 +6,14 @@
 namespace diskengine::raid {
 namespace {
 
-bool goes_to_one_leg(Op op) noexcept { return op == Op::read || op == Op::compare; }
-
 // The device rejected the request as such and wrote nothing. If every leg says so, none is to blame.
 bool is_refusal(IoCode code) noexcept {
   return code == IoCode::invalid || code == IoCode::not_supported || code == IoCode::read_only;
 }
 
+// A flush overlaps nothing: its range says nothing.
 bool overlap(const Request& a, const Request& b) noexcept {
-  return a.lba < b.lba + b.blocks && b.lba < a.lba + a.blocks;
+  return a.op != Op::flush && a.lba < b.lba + b.blocks && b.lba < a.lba + a.blocks;
 }
 
 template <typename Visit>
@@ -29,6 +28,7 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
     : Channel(std::move(device), on),
       board_(std::move(board)),
       zeroes_(std::move(zeroes)),
+      retry_timer_([this] { run_retries(); }),
       children_(kChildrenMax),
       tracker_(this->device().info().block_size),
       resumer_(*this) {
@@ -56,6 +56,10 @@ MirrorChannel::~MirrorChannel() {
 void MirrorChannel::start(Request& request) noexcept {
   taken_.store(taken_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   request.make_context<Io>();
+  if (view_->fenced) [[unlikely]] {
+    conclude(request, IoStatus::error(IoCode::fenced));
+    return;
+  }
   if (waiting_count_ == 0 && begin(request)) [[likely]]
     return;
   if (waiting_count_ == kWaitingMax) {
@@ -93,7 +97,11 @@ bool MirrorChannel::begin(Request& request) noexcept {
 // The end of `request` here. Runs its completion at once only where nothing follows that could miss this channel.
 void MirrorChannel::conclude(Request& request, IoStatus status) noexcept {
   if (request.linked()) request.unlink();
-  if (request.context<Io>().tracked) untrack(request);
+  const Io& io = request.context<Io>();
+  if (io.parked) [[unlikely]]
+    board_->held.ended(static_cast<uint64_t>(static_cast<double>(ticks() - request.submit_ticks) * 1e9 /
+                                             static_cast<double>(ticks_per_second())));
+  if (io.tracked) untrack(request);
   if (!resuming_) [[likely]] {
     finish(request, status);
     return;
@@ -113,7 +121,7 @@ void MirrorChannel::report(unsigned tag, Op op, IoStatus status) noexcept {
 
 LegMask MirrorChannel::readable(const Request& request, const Io& io) const noexcept {
   LegMask mask = 0;
-  for_each_tag(view_->in_sync & static_cast<LegMask>(~io.failed), [&](unsigned tag) {
+  for_each_tag(view_->in_sync & static_cast<LegMask>(~(io.failed | view_->unread)), [&](unsigned tag) {
     const Port& port = ports_[tag];
     if (port.channel != nullptr && (request.op == Op::read || port.leg->device().info().can_compare))
       mask |= mask_of(tag);
@@ -155,14 +163,21 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   Request& request = *child.parent;
   const unsigned tag = child.tag;
   const IoStatus status = child.status;
-  give_back(child);
   if (status.ok() || status.code == IoCode::miscompare || is_refusal(status.code)) [[likely]] {
+    give_back(child);
     conclude(request, status);
     return;
   }
   Io& io = request.context<Io>();
+  const LegMask failed_before = io.failed;
   if (io.failed == 0) io.error = status;
   io.failed |= mask_of(tag);
+  if (readable(request, io) == 0 && retry(child)) {  // no other leg can serve it
+    io.failed = failed_before;
+    ++ports_[tag].outstanding;
+    return;
+  }
+  give_back(child);
   ports_[tag].leg->read_errors.fetch_add(1, std::memory_order_relaxed);
   board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = status});
   send_read(request);  // with the child just given back
@@ -211,6 +226,10 @@ void MirrorChannel::send_to_all(Request& request) noexcept {
 // Every leg answered: is the request done, and how did it end? The only place that acknowledges.
 void MirrorChannel::settle(Request& request) noexcept {
   const Io& io = request.context<Io>();
+  if (view_->fenced) [[unlikely]] {
+    conclude(request, IoStatus::error(IoCode::fenced));
+    return;
+  }
   const View& view = *released_;
   // A leg that it was not sent to either left before (then another reactor may still read from it until the view
   // without it is released) or came into sync since (then the copy brought it everything).
@@ -244,7 +263,9 @@ void MirrorChannel::settle(Request& request) noexcept {
 void MirrorChannel::park(Request& request) noexcept {
   if (request.linked()) request.unlink();
   parked_.push_back(request);
-  const Io& io = request.context<Io>();
+  Io& io = request.context<Io>();
+  if (!io.parked) board_->held.now.fetch_add(1, std::memory_order_relaxed);
+  io.parked = true;
   for_each_tag(io.failed & (view_->in_sync | view_->rebuilding),
                [&](unsigned tag) { report(tag, request.op, io.error); });
 }
@@ -321,21 +342,38 @@ void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
     Port& port = ports_[tag];
     if (port.leg != nullptr && port.leg != view->legs[tag]) port.leaving = true;
   }
+  run_retries();  // of legs that leave: at once
   close_idle_ports();
   for (const std::shared_ptr<Leg>& leg : view->legs)
     if (leg != nullptr && ports_[leg->tag()].leg == nullptr) open_port(leg);
   adopt_locks(*before);
+  if (view->fenced && !before->fenced) fail_all_fenced();
   if (!held_.empty()) schedule_resume();
+}
+
+// Ends what has not been sent, and what waits to be acknowledged. What is under way ends when its legs answer.
+void MirrorChannel::fail_all_fenced() noexcept {
+  const bool nested = std::exchange(resuming_, true);
+  List<Request> over;
+  over.splice_back(parked_);
+  over.splice_back(held_);
+  over.splice_back(waiting_);
+  held_for_writes_ = 0;
+  waiting_count_ = 0;
+  while (!over.empty()) conclude(over.pop_front(), IoStatus::error(IoCode::fenced));
+  resuming_ = nested;
+  schedule_resume();
 }
 
 void MirrorChannel::release(const std::shared_ptr<const View>& view) noexcept {
   released_ = view;
   if (parked_.empty()) return;
-  resuming_ = true;
+  resuming_ = settling_ = true;
   List<Request> before;
   before.splice_back(parked_);
   while (!before.empty()) settle(before.pop_front());
-  resuming_ = false;
+  resuming_ = settling_ = false;
+  if (draining_count_ > 0) check_drains();
   schedule_resume();
 }
 
@@ -356,10 +394,13 @@ void MirrorChannel::adopt_locks(const View& before) noexcept {
 }
 
 void MirrorChannel::check_drains() noexcept {
+  if (settling_) return;  // parked writes are on no list at this moment
   for (RangeLock& lock : draining_) {
     if (lock.ticket == nullptr) continue;
     bool busy = false;
-    const auto look = [&](Request& write) { busy = busy || lock.overlaps(write.lba, write.blocks); };
+    const auto look = [&](Request& write) {
+      busy = busy || (write.op != Op::flush && lock.overlaps(write.lba, write.blocks));
+    };
     sent_.for_each(look);
     parked_.for_each(look);
     if (busy) continue;

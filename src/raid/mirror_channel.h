@@ -35,6 +35,9 @@ namespace diskengine::raid {
 // channels.
 inline constexpr size_t kZeroBytes = 128 * 1024;
 
+// The others go to all legs.
+constexpr bool goes_to_one_leg(Op op) noexcept { return op == Op::read || op == Op::compare; }
+
 class MirrorChannel final : public Channel, private BoardMember {
  public:
   // Child requests of one channel: half as many mirrored writes over two legs are under way at a time, the others wait.
@@ -43,6 +46,11 @@ class MirrorChannel final : public Channel, private BoardMember {
   static constexpr unsigned kWaitingMax = 16384;
   // How much longer than the shortest queue may be the leg that last read just before a sequential read.
   static constexpr unsigned kSequentialSlack = 8;
+  // A child that fails in a way that may pass is sent again, at most so often and so long after its first failure, each
+  // wait four times the one before: 5, 20 and 80 ms. Then its leg is to blame.
+  static constexpr unsigned kRetriesMax = 3;
+  static constexpr uint64_t kRetryTimeNs = 500'000'000;
+  static constexpr uint64_t kRetryFirstWaitNs = 5'000'000;
 
   MirrorChannel(std::shared_ptr<Device> device, Reactor& reactor, std::shared_ptr<Board> board,
                 std::shared_ptr<DmaBuffer> zeroes);
@@ -59,6 +67,7 @@ class MirrorChannel final : public Channel, private BoardMember {
     uint8_t pending = 0;
     bool tracked = false;
     bool held_for_write = false;  // held by an earlier write, not by a range lock
+    bool parked = false;          // is, or was, parked
     IoStatus error;               // the first one
   };
   struct Child : Request {
@@ -67,6 +76,9 @@ class MirrorChannel final : public Channel, private BoardMember {
     unsigned tag = 0;
     uint64_t zero_blocks_left = 0;  // of zeroes written piece by piece: what comes after the piece under way
     iovec zero_piece{};
+    unsigned retries = 0;
+    uint64_t failed_first_ns = 0;
+    uint64_t retry_at_ns = 0;
   };
   // This channel's handle on one leg.
   struct Port {
@@ -102,6 +114,9 @@ class MirrorChannel final : public Channel, private BoardMember {
   void submit_zero_piece(Child& child) noexcept;
   static void on_child(Request& child) noexcept;
   void child_done(Child& child) noexcept;
+  bool retry(Child& child) noexcept;
+  void run_retries() noexcept;
+  void arm_retries() noexcept;
   void open_port(const std::shared_ptr<Leg>& leg) noexcept;
   void close_idle_ports() noexcept;
 
@@ -117,6 +132,7 @@ class MirrorChannel final : public Channel, private BoardMember {
   LegMask targets_of(const Request& request) const noexcept;
   void settle(Request& request) noexcept;
   void park(Request& request) noexcept;
+  void fail_all_fenced() noexcept;
   void track(Request& request) noexcept;
   void untrack(Request& request) noexcept;
   static bool overlapped_by(List<Request>& list, const Request& request) noexcept;
@@ -138,6 +154,8 @@ class MirrorChannel final : public Channel, private BoardMember {
   LegMask reported_ = 0;  // legs whose failure was reported since the set of legs last changed
   mutable unsigned next_leg_ = 0;
   std::atomic<uint64_t> taken_{0};
+  List<Request> retrying_;  // children that wait to be sent again; they count as outstanding
+  Timer retry_timer_;
 
   std::vector<Child> children_;
   Child* free_ = nullptr;
@@ -154,6 +172,7 @@ class MirrorChannel final : public Channel, private BoardMember {
   std::array<RangeLock, kRangeLocksMax> draining_;  // locks that await writes of this channel
   unsigned draining_count_ = 0;
   bool resuming_ = false;
+  bool settling_ = false;
   Resumer resumer_;
 };
 

@@ -6,6 +6,17 @@
 #include "raid/mirror_channel.h"
 
 namespace diskengine::raid {
+namespace {
+
+// What the same leg may do a moment later. The request that failed is over in the layers below: a second one may be
+// sent.
+bool may_pass(IoStatus status) noexcept {
+  const bool passing =
+      status.code == IoCode::io_error || status.code == IoCode::timed_out || status.code == IoCode::disconnected;
+  return passing && !status.nvme_dnr;
+}
+
+}  // namespace
 
 MirrorChannel::Child& MirrorChannel::take_child(Request& parent, unsigned tag) noexcept {
   DE_ASSERT(free_ != nullptr);
@@ -15,6 +26,7 @@ MirrorChannel::Child& MirrorChannel::take_child(Request& parent, unsigned tag) n
   child.parent = &parent;
   child.tag = tag;
   child.zero_blocks_left = 0;
+  child.retries = 0;
   return child;
 }
 
@@ -73,10 +85,13 @@ void MirrorChannel::child_done(Child& child) noexcept {
   }
   Port& port = ports_[child.tag];
   DE_ASSERT(port.outstanding > 0);
+  const bool one_leg = goes_to_one_leg(child.parent->op);  // then another leg may serve it
+  if (!child.status.ok() && !one_leg && retry(child)) [[unlikely]]
+    return;
   if (--port.outstanding == 0 && port.leaving) [[unlikely]]
     schedule_resume();
   Request& request = *child.parent;
-  if (request.op == Op::read || request.op == Op::compare) {
+  if (one_leg) {
     read_answered(child);
     return;
   }
@@ -90,6 +105,59 @@ void MirrorChannel::child_done(Child& child) noexcept {
   }
   give_back(child);
   if (--io.pending == 0) settle(request);
+}
+
+// --- A second try
+// ------------------------------------------------------------------------------------------------------
+
+// Puts a child that failed aside to be sent again, unless that is not worth trying: then its leg is to blame.
+bool MirrorChannel::retry(Child& child) noexcept {
+  const Port& port = ports_[child.tag];
+  if (!may_pass(child.status) || port.leaving || (reported_ & mask_of(child.tag)) != 0) return false;
+  const uint64_t now_ns = reactor().now_ns();
+  if (child.retries == 0) child.failed_first_ns = now_ns;
+  if (child.retries == kRetriesMax || now_ns - child.failed_first_ns >= kRetryTimeNs) return false;
+  child.retry_at_ns = now_ns + (kRetryFirstWaitNs << (2 * child.retries));
+  ++child.retries;
+  retrying_.push_back(child);
+  arm_retries();
+  return true;
+}
+
+void MirrorChannel::arm_retries() noexcept {
+  uint64_t soonest_ns = UINT64_MAX;
+  retrying_.for_each(
+      [&](Request& request) { soonest_ns = std::min(soonest_ns, static_cast<Child&>(request).retry_at_ns); });
+  if (soonest_ns == UINT64_MAX) {
+    retry_timer_.cancel();
+    return;
+  }
+  const uint64_t now_ns = reactor().now_ns();
+  retry_timer_.arm(reactor(), soonest_ns > now_ns ? soonest_ns - now_ns : 0);
+}
+
+// Sends what is due. What waits for a leg that leaves or was reported meanwhile has failed for good.
+void MirrorChannel::run_retries() noexcept {
+  if (retrying_.empty()) return;
+  const uint64_t now_ns = reactor().now_ns();
+  const bool nested = std::exchange(resuming_, true);
+  List<Request> before;
+  before.splice_back(retrying_);
+  while (!before.empty()) {
+    auto& child = static_cast<Child&>(before.pop_front());
+    Port& port = ports_[child.tag];
+    if (port.leaving || (reported_ & mask_of(child.tag)) != 0) {
+      child.retries = kRetriesMax;
+      child_done(child);
+    } else if (child.retry_at_ns <= now_ns) {
+      port.channel->submit(child);
+    } else {
+      retrying_.push_back(child);
+    }
+  }
+  resuming_ = nested;
+  if (!concluded_.empty()) schedule_resume();
+  arm_retries();
 }
 
 void MirrorChannel::open_port(const std::shared_ptr<Leg>& leg) noexcept {

@@ -1,98 +1,10 @@
 #include <gtest/gtest.h>
 
-#include "raid/manager.h"
-#include "raid/mirror_channel.h"
-#include "raid/rebuild.h"
-#include "raid/test_disk.h"
+#include "raid/test_mirror.h"
 #include "runtime/alloc_trap.h"
 
 namespace diskengine::raid {
 namespace {
-
-struct Io : Request {
-  Io(Op o, uint64_t at, uint64_t count, uint8_t fill = 0) : buffer(count * TestDisk::kBlockSize, fill) {
-    piece = {buffer.data(), buffer.size()};
-    op = o;
-    lba = at;
-    blocks = count;
-    if (o == Op::read || o == Op::write || o == Op::compare) iov = {&piece, 1};
-    done = [](Request& r) noexcept { static_cast<Io&>(r).completed = true; };
-  }
-  std::vector<uint8_t> buffer;
-  iovec piece{};
-  bool completed = false;
-};
-
-class MirrorTest : public testing::Test {
- protected:
-  static constexpr uint64_t kBlocks = 4096;
-
-  MirrorTest() {
-    for (const char* name : {"a", "b", "c"}) add_disk(name);
-  }
-  ~MirrorTest() override {
-    raid.reset();
-    bool stopped = false;
-    for (auto& disk : disks) disk->completes_at_once = true;
-    drain();
-    spawn(manager.stop(), [&] { stopped = true; });
-    for (int i = 0; i < 1000 && !stopped; ++i) turn();
-    EXPECT_TRUE(stopped);
-    disks.clear();
-  }
-
-  std::shared_ptr<TestDisk> add_disk(const std::string& name, uint64_t blocks = kBlocks, bool capable = true) {
-    auto disk = TestDisk::make(name, blocks, capable);
-    disk->completes_at_once = true;
-    EXPECT_TRUE(registry.add(disk));
-    disks.push_back(disk);
-    for (int i = 0; i < 10; ++i) turn();  // examined
-    return disk;
-  }
-  void turn() {
-    clock.advance_ns(1'000'000);
-    reactor.turn();
-  }
-  // Completes everything that is outstanding on the disks.
-  void drain() {
-    for (int i = 0; i < 50; ++i) {
-      for (auto& disk : disks) disk->complete_some(reactor, random, 1000);
-      turn();
-    }
-  }
-  Result<void> run(Task<Result<void>> task) {
-    std::optional<Result<void>> result;
-    spawn<Result<void>>(std::move(task), [&](Result<void> r) { result = std::move(r); });
-    for (int i = 0; i < 10000 && !result; ++i) turn();
-    EXPECT_TRUE(result.has_value());
-    return result ? *result : Result<void>(Error(Errc::timed_out, "no answer"));
-  }
-  void create(bool superblock = false, std::vector<std::string> bases = {"a", "b"}) {
-    const Result<void> made =
-        run(manager.create({.name = "r", .uuid = {}, .base_bdevs = bases, .superblock = superblock}));
-    ASSERT_TRUE(made) << made.error().message();
-    device = registry.find("r").value().get();
-    raid = device->open_channel(reactor).value();
-  }
-  IoCode submit(Io& io) {
-    raid->submit(io);
-    drain();
-    EXPECT_TRUE(io.completed);
-    return io.status.code;
-  }
-  Volume& volume() { return *manager.find("r"); }
-  SlotRole role(unsigned slot) { return volume().slots()[slot]->role; }
-  TestDisk& disk(unsigned i) { return *disks[i]; }
-
-  ManualClock clock;
-  Reactor reactor{{.clock = &clock, .use_ring = false}};
-  DeviceRegistry registry{reactor};
-  RaidManager manager{registry, 1};
-  Random random{1};
-  std::vector<std::shared_ptr<TestDisk>> disks;
-  std::unique_ptr<Channel> raid;
-  Device* device = nullptr;
-};
 
 TEST_F(MirrorTest, AWriteIsOnEveryLegWhenItCompletes) {
   create();
@@ -145,8 +57,10 @@ TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
   Io write(Op::write, 0, 1, 9);
   raid->submit(write);
   disk(0).complete_some(reactor, random, 1);
-  disk(1).complete_some(reactor, random, 1);
-  for (int i = 0; i < 5; ++i) turn();
+  for (int i = 0; i < 150; ++i) {
+    disk(1).complete_some(reactor, random, 1);
+    turn();
+  }
   EXPECT_FALSE(write.completed) << "the exclusion is not in the superblock yet";
   disk(0).complete_some(reactor, random, 1);  // the superblock
   for (int i = 0; i < 5; ++i) turn();
@@ -160,6 +74,39 @@ TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
   Io read(Op::read, 0, 1);
   EXPECT_EQ(submit(read), IoCode::ok);
   EXPECT_EQ(read.buffer, write.buffer);
+}
+
+TEST_F(MirrorTest, AnErrorThatPassesCostsNoLeg) {
+  create();
+  disk(1).failing_next = MirrorChannel::kRetriesMax;
+  Io write(Op::write, 0, 1, 9);
+  EXPECT_EQ(submit(write), IoCode::ok);
+  EXPECT_EQ(role(1), SlotRole::in_sync);
+  EXPECT_EQ(disk(1).bytes[0], 9);
+  disk(0).failing_next = disk(1).failing_next = 2;
+  Io read(Op::read, 0, 1);
+  EXPECT_EQ(submit(read), IoCode::ok) << "the last leg that could serve it is asked again";
+  EXPECT_EQ(read.buffer, write.buffer);
+}
+
+TEST_F(MirrorTest, AnErrorThatStaysIsRetriedWithinABoundAndOneThatCannotPassNotAtAll) {
+  create(false, {"a", "b", "c"});
+  disk(1).dead = true;
+  const uint64_t start = clock.now_ns();
+  Io write(Op::write, 0, 1, 9);
+  raid->submit(write);
+  while (!write.completed) turn();
+  EXPECT_TRUE(write.status.ok());
+  EXPECT_GE(clock.now_ns() - start, 105'000'000u);
+  EXPECT_LT(clock.now_ns() - start, 200'000'000u);
+  EXPECT_EQ(role(1), SlotRole::empty);
+  disk(2).dead = true;
+  disk(2).failure = IoCode::no_space;
+  Io other(Op::write, 0, 1, 8);
+  raid->submit(other);
+  for (int i = 0; i < 10; ++i) turn();
+  EXPECT_TRUE(other.completed && other.status.ok());
+  EXPECT_EQ(role(2), SlotRole::empty);
 }
 
 TEST_F(MirrorTest, TheLastLegDoesNotLeaveItsErrorsGoUp) {

@@ -87,6 +87,7 @@ class History {
     bool superblock = false;
     bool failures = true;
     uint32_t window_kb = 4;
+    bool confirm = false;  // exclusions count only when confirmed, which comes late
   };
 
   History(uint64_t seed, Shape shape) : random_(seed), shape_(shape) {
@@ -104,6 +105,9 @@ class History {
                         [&](Result<void> r) { made = r.has_value(); });
     settle();
     EXPECT_TRUE(made);
+    if (shape.confirm) {
+      EXPECT_TRUE(manager_.find("r")->set_epoch(1, true));
+    }
     const auto device = registry_.find("r").value();
     channels_.push_back(device->open_channel(main_).value());
     open_on_other(device);
@@ -165,6 +169,7 @@ class History {
       disk.failing_one_in = 1 + random_.below(4);
       healing_ = 40 + random_.below(100);
     }
+    if (shape_.confirm && random_.chance(1, 40)) confirm_exclusions();
     if (healing_ > 0 && --healing_ == 0)
       for (auto& disk : disks_) disk->failing_one_in = 0;
   }
@@ -219,6 +224,14 @@ class History {
     spawn<Result<void>>(manager_.remove_base(disk.name()), [](Result<void>) {});
   }
 
+  void confirm_exclusions() {
+    const auto volume = manager_.find("r");
+    if (volume == nullptr) return;
+    for (const auto& slot : volume->slots())
+      if (slot->confirmation != nullptr)
+        spawn<Result<void>>(volume->confirm_exclusion(1, slot->name), [](Result<void>) {});
+  }
+
   void turn(Reactor& reactor) {
     clock_.advance_ns(1'000'000);
     reactor.turn();
@@ -231,6 +244,7 @@ class History {
       }
       turn(main_);
       turn(other_);
+      if (shape_.confirm) confirm_exclusions();
     }
   }
 
@@ -303,7 +317,7 @@ void Operation::on_done(Request& request) noexcept {
 
 // Seeds to run: DISKENGINE_RAID_SEED replays one, DISKENGINE_RAID_HISTORIES sets how many.
 void run_histories(const History::Shape& shape, uint64_t count) {
-  log_set_level(static_cast<LogLevel>(99));
+  log_set_level(std::getenv("DISKENGINE_RAID_LOG") ? LogLevel::debug : static_cast<LogLevel>(99));
   uint64_t first = Random::from_system().below(1'000'000'000);
   if (const char* many = std::getenv("DISKENGINE_RAID_HISTORIES")) count = std::strtoull(many, nullptr, 10);
   if (const char* seed = std::getenv("DISKENGINE_RAID_SEED")) {
@@ -322,6 +336,7 @@ TEST(MirrorHistory, TwoLegsWithoutFailures) { run_histories({.legs = 2, .failure
 TEST(MirrorHistory, TwoLegsThatFail) { run_histories({.legs = 2}, 20); }
 TEST(MirrorHistory, ThreeLegsThatFail) { run_histories({.legs = 3}, 10); }
 TEST(MirrorHistory, SuperblocksAndLegsThatFail) { run_histories({.legs = 2, .superblock = true}, 6); }
+TEST(MirrorHistory, ExclusionsThatAreConfirmed) { run_histories({.legs = 3, .superblock = true, .confirm = true}, 6); }
 TEST(MirrorHistory, WindowsOfOneBlock) { run_histories({.legs = 2, .window_kb = 1}, 6); }
 
 }  // namespace

@@ -22,6 +22,7 @@ class TestDisk final : public Device {
   bool dead = false;
   bool dead_for_writes = false;
   uint64_t failing_one_in = 0;
+  uint64_t failing_next = 0;  // so many of its next requests
   IoCode failure = IoCode::io_error;
   bool completes_at_once = false;  // without complete_some()
   uint64_t flushes = 0;
@@ -97,7 +98,11 @@ class TestDisk final : public Device {
     return completed;
   }
 
-  bool fails_now(const Request& request) const noexcept {
+  bool fails_now(const Request& request) noexcept {
+    if (failing_next > 0) {
+      --failing_next;
+      return true;
+    }
     return dead || (dead_for_writes && request.op != Op::read && request.op != Op::compare);
   }
   IoStatus apply(const Request& request) {

@@ -89,9 +89,11 @@ struct RangeLock {
 struct View {
   uint64_t generation = 0;
   std::array<std::shared_ptr<Leg>, kTagsMax> legs;  // by tag; null: no such leg
-  LegMask in_sync = 0;                              // read from and written to
+  LegMask in_sync = 0;                              // written to; read from, but for those in `unread`
   LegMask rebuilding = 0;                           // written to below copied_until, never read from
   uint64_t copied_until = 0;
+  LegMask unread = 0;   // of in_sync: written to as the others, but not read from
+  bool fenced = false;  // the writer is stopped for good: nothing is acknowledged or taken any more
   std::array<RangeLock, kRangeLocksMax> locks;
 
   bool locked(uint64_t lba, uint64_t blocks) const noexcept {

@@ -155,7 +155,7 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
                                    });
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
-  slot.excluding = false;
+  slot.excluding = slot.confirmed = false;
   slot.name = info.name;
   slot.uuid = info.uuid;
   slot.data_offset = offset;
@@ -239,25 +239,38 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   if (rebuild_ != nullptr && &rebuild_->target() == &slot) rebuild_->cancel(reason);
   LOG_WARN("raid", "{}: leg '{}' leaves: {}", name_, slot.name, reason);
 
+  publish_soon();  // nobody reads from it any more
+
   // Here the exclusion becomes durable. Writes that the leg lacks are held by the channels until it is, and until every
-  // channel has adopted the view without the leg.
-  if (was_member) co_await record_exclusion(slot);
+  // channel has adopted the view without the leg. If it cannot, they are never acknowledged.
+  bool recorded = true;
+  if (was_member) recorded = co_await record_exclusion(slot);
+  if (!recorded) stop_writer(fmt::format("the exclusion of '{}' was not recorded", slot.name));
 
   if (slot.attachments != attachment || !slot.present()) co_return Result<void>{};  // the volume went away meanwhile
+  Event excluded = event_of(EventType::excluded, &slot, reason);
   detach(slot, SlotRole::empty);
   if (was_member) --operational_;
   co_await sync();
+  shared_.events.add(std::move(excluded));
   co_return Result<void>{};
 }
 
-Task<void> Volume::record_exclusion(Slot& slot) {
-  while (superblock_ && !deleting_ && slot.present()) {
+// Whether it is recorded where it has to be: in the superblocks, and by whoever confirms exclusions.
+Task<bool> Volume::record_exclusion(Slot& slot) {
+  const bool confirm = confirms_ && slot.role == SlotRole::in_sync;
+  if (confirm && !slot.confirmed) announce(EventType::exclusion_wanted, &slot, slot.reason);
+  while (superblock_) {
+    if (deleting_ || fenced_) co_return false;
     const Result<void> written = co_await write_superblocks();
-    if (written) co_return;
+    if (written) break;
     LOG_ERROR("raid", "{}: writes wait: the exclusion of '{}' cannot be recorded: {}", name_, slot.name,
               written.error().message());
     co_await sleep_for(main(), kSuperblockRetryNs);
   }
+  bool confirmed = true;
+  if (confirm) confirmed = co_await wait_for_confirmation(slot);
+  co_return confirmed;
 }
 
 void Volume::grow_to_legs() {
@@ -389,6 +402,7 @@ Task<void> Volume::run_rebuild(Slot& slot) {
       if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());
     }
     co_await sync();
+    announce(EventType::in_sync, &slot, "it was copied to");
   } else if (still_there) {
     const Result<void> excluded = co_await exclude(slot, slot.recorded, "rebuild failed: " + copied.error().message());
     if (!excluded) LOG_WARN("raid", "{}: {}", name_, excluded.error().message());
@@ -405,6 +419,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
   const std::shared_ptr<Volume> self = shared_from_this();
   if (deleting_) co_return Error(Errc::busy, fmt::format("{} is being deleted already", name_));
   deleting_ = true;
+  wake_confirmations();
   const bool was_online = state_ == VolumeState::online;
   state_ = VolumeState::offline;
   if (rebuild_ != nullptr) rebuild_->cancel("the volume is being deleted");

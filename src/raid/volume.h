@@ -18,6 +18,7 @@
 #include "format/raid_superblock.h"
 #include "raid/board.h"
 #include "raid/control_io.h"
+#include "raid/events.h"
 #include "runtime/dma_buffer.h"
 
 namespace diskengine::raid {
@@ -51,6 +52,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     DeviceRegistry& registry;
     const RaidOptions& options;
     std::shared_ptr<DmaBuffer> zeroes;
+    RaidEvents& events;
     std::function<void(Volume&)> gone;  // the device is unregistered and every leg let go
   };
 
@@ -62,9 +64,11 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     Volume* volume = nullptr;
     unsigned index = 0;
     SlotRole role = SlotRole::empty;
-    bool excluding = false;  // on its way out: counts as gone
-    std::string name;        // of the device; empty if unknown
-    Uuid uuid;               // of the device; nil if unknown
+    bool excluding = false;                 // on its way out: counts as gone
+    bool confirmed = false;                 // whoever keeps the record has this leg out already
+    OneShot<bool>* confirmation = nullptr;  // its exclusion waits for this
+    std::string name;                       // of the device; empty if unknown
+    Uuid uuid;                              // of the device; nil if unknown
     uint64_t data_offset = 0;
     uint64_t data_size = 0;
     std::string reason;        // why the slot is not in sync, for people
@@ -104,6 +108,18 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   void start_next_rebuild();
   // Takes a leg out of an online volume; the others go on. The last one in sync does not go this way: Errc::busy.
   Task<Result<void>> exclude(Slot& slot, spec::RaidBaseState recorded_as, std::string reason);
+
+  // With `confirm_exclusions`, from now on no leg that is in sync leaves before confirm_exclusion() was called for it:
+  // the writes that it lacks wait, and an `exclusion_wanted` event says so. Otherwise exclusions count once they are
+  // in the superblocks. Epochs only rise; Errc::conflict: this one is over, or the writer was fenced.
+  Result<void> set_epoch(uint64_t epoch, bool confirm_exclusions);
+  // The exclusion of `leg` (name or UUID of its device) is on record under `epoch`. Of a leg that is well it is an
+  // order to exclude it. Errc::conflict: another epoch than the volume's; no_device: no such leg; busy: the last one.
+  Task<Result<void>> confirm_exclusion(uint64_t epoch, std::string leg);
+  // A later `epoch` began: when this returns no reactor acknowledges anything any more, nor ever will. Held writes and
+  // new requests fail with IoCode::fenced. Errc::conflict: `epoch` is not later than the volume's own.
+  Task<Result<void>> fence(uint64_t epoch);
+
   // Unregisters the device, writes zeroes over superblocks if told, and lets every leg go. Errc::timed_out: its users
   // did not let go of it in time; it is gone from the registry and its legs are released all the same.
   Task<Result<void>> shut_down(bool clear_superblock);
@@ -112,6 +128,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
 
   // SPDK's description of a RAID volume and our additions, as JSON text without name; for driver_specific too.
   std::string info_json();
+  std::string epoch_json() const;  // a part of it
   // The bdev_raid_create call that makes it again; empty if its superblocks do.
   std::string config_json() const;
 
@@ -141,11 +158,19 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   void on_leg_removed(Slot& slot);
   void on_device_removing();
   void grow_to_legs();
-  Task<void> record_exclusion(Slot& slot);
+  Task<bool> record_exclusion(Slot& slot);
+  // volume_epoch.cpp
+  Event event_of(EventType type, const Slot* slot, std::string reason) const;
+  void announce(EventType type, const Slot* slot, std::string reason);
+  Result<void> check_epoch(uint64_t epoch) const;
+  void stop_writer(std::string reason);
+  void wake_confirmations();
+  Task<bool> wait_for_confirmation(Slot& slot);
   Task<void> clear_superblocks();
   unsigned count_in_sync() const noexcept;
   unsigned free_tag() const noexcept;
   unsigned count_present() const noexcept;
+  void publish_soon();
   Task<void> publish();
   std::shared_ptr<const View> snapshot(uint64_t generation) const;
   spec::RaidSuperblock superblock_now() const;
@@ -161,6 +186,10 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   bool going_online_ = false;
   bool deleting_ = false;
   bool creating_ = false;
+  uint64_t epoch_ = 0;     // 0: none was given
+  bool confirms_ = false;  // exclusions count only when confirmed
+  bool fenced_ = false;    // for good
+  std::string fence_reason_;
   unsigned operational_ = 0;    // legs that are, or are expected to be, working
   uint32_t block_size_ = 0;     // bytes; 0 until the first leg
   uint64_t size_blocks_ = 0;    // 0 until online

@@ -20,7 +20,9 @@ std::shared_ptr<const View> Volume::snapshot(uint64_t generation) const {
     const unsigned tag = slot->leg->tag();
     view->legs[tag] = slot->leg;
     (slot->role == SlotRole::in_sync ? view->in_sync : view->rebuilding) |= mask_of(tag);
+    if (slot->role == SlotRole::in_sync && slot->excluding) view->unread |= mask_of(tag);
   }
+  view->fenced = fenced_;
   view->copied_until = copied_until_;
   view->locks = locks_;
   return view;
@@ -28,12 +30,17 @@ std::shared_ptr<const View> Volume::snapshot(uint64_t generation) const {
 
 Task<void> Volume::sync() {
   const std::shared_ptr<Volume> self = shared_from_this();
-  const uint64_t generation = ++wanted_;
-  if (!publishing_) spawn(publish());
+  publish_soon();
+  const uint64_t generation = wanted_;
   if (released_ >= generation) co_return;
   OneShot<bool> reached(main());
   waiters_.push_back({generation, &reached});
   co_await reached;
+}
+
+void Volume::publish_soon() {
+  ++wanted_;
+  if (!publishing_) spawn(publish());
 }
 
 // One view at a time, until the latest change is out.
@@ -92,6 +99,7 @@ spec::RaidSuperblock Volume::superblock_now() const {
 
 Task<Result<void>> Volume::write_superblocks() {
   const std::shared_ptr<Volume> self = shared_from_this();
+  if (fenced_) co_return Error(Errc::conflict, fmt::format("{}: its writer was stopped for good", name_));
   co_await superblock_mutex_.lock();
   ++sequence_;
   const std::vector<uint8_t> bytes = spec::encode(superblock_now());
@@ -168,6 +176,19 @@ std::string process_json(const Rebuild& rebuild, uint64_t now_ns, uint32_t block
 
 }  // namespace
 
+std::string Volume::epoch_json() const {
+  std::string waiting;
+  for (const auto& slot : slots_)
+    if (slot->confirmation != nullptr)
+      waiting += fmt::format(R"({}{{"leg":{},"uuid":"{}","slot":{},"reason":{}}})", waiting.empty() ? "" : ",",
+                             quoted(slot->name), slot->uuid.to_string(), slot->index, quoted(slot->reason));
+  const auto ms = [](const std::atomic<uint64_t>& ns) { return static_cast<double>(ns.load()) / 1e6; };
+  return fmt::format(R"("epoch":{},"confirms_exclusions":{},"fenced":{},"exclusions_wanted":[{}],)"
+                     R"("held_writes":{{"now":{},"total":{},"last_ms":{:.3f},"max_ms":{:.3f}}})",
+                     epoch_, confirms_, fenced_, waiting, board_->held.now.load(), board_->held.total.load(),
+                     ms(board_->held.last_ns), ms(board_->held.max_ns));
+}
+
 std::string Volume::info_json() {
   std::string out = fmt::format(
       R"({{"uuid":"{}","strip_size_kb":0,"state":"{}","raid_level":"raid1","superblock":{},"num_base_bdevs":{},)"
@@ -175,7 +196,7 @@ std::string Volume::info_json() {
       uuid_.to_string(), name_of(state_), superblock_, slots_.size(), count_present(), operational_, count_in_sync());
   if (rebuild_ != nullptr && rebuild_->target().role == SlotRole::rebuilding && !rebuild_->target().excluding)
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
-  out += ",\"base_bdevs_list\":[";
+  out += "," + epoch_json() + ",\"base_bdevs_list\":[";
   for (const auto& slot : slots_) out += (slot->index == 0 ? "" : ",") + slot_json(*slot);
   return out + "]}";
 }

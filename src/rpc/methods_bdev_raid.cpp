@@ -83,6 +83,64 @@ Task<Reply> remove_base(raid::RaidManager& manager, json::object params) {
   co_return answer(removed, "Failed to remove base bdev from raid bdev");
 }
 
+// --- Epochs and events
+// -------------------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<raid::Volume>> volume_of(raid::RaidManager& manager, const json::object& params) {
+  const std::string name = text_param(params, "name");
+  std::shared_ptr<raid::Volume> volume = manager.find(name);
+  if (volume == nullptr) return Error(Errc::no_device, fmt::format("there is no RAID volume '{}'", name));
+  return volume;
+}
+
+Task<Reply> set_epoch(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  const Result<void> set = (*volume)->set_epoch(uint_param(params, "epoch"), bool_param(params, "confirm_exclusions"));
+  co_return answer(set, "cannot set the epoch");
+}
+
+Task<Reply> confirm_exclusion(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  Task<Result<void>> confirming = (*volume)->confirm_exclusion(uint_param(params, "epoch"), text_param(params, "leg"));
+  const Result<void> confirmed = co_await confirming;
+  co_return answer(confirmed, "the exclusion is not confirmed");
+}
+
+Task<Reply> fence(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  Task<Result<void>> fencing = (*volume)->fence(uint_param(params, "epoch"));
+  const Result<void> fenced = co_await fencing;
+  co_return answer(fenced, "the volume is not fenced");
+}
+
+json::object event_object(const raid::Event& event) {
+  json::object object{{"id", event.id},         {"type", raid::name_of(event.type)},
+                      {"volume", event.volume}, {"uuid", event.volume_uuid.to_string()},
+                      {"epoch", event.epoch},   {"reason", event.reason}};
+  if (!event.leg.empty()) {
+    object["leg"] = event.leg;
+    object["leg_uuid"] = event.leg_uuid.to_string();
+    object["slot"] = event.slot;
+  }
+  return object;
+}
+
+Task<Reply> wait_events(raid::RaidManager& manager, json::object params) {
+  const uint64_t wait_ns = uint_param(params, "timeout_ms") * 1'000'000;
+  Task<Result<raid::RaidEvents::Batch>> waiting = manager.events().wait(uint_param(params, "after"), wait_ns);
+  const Result<raid::RaidEvents::Batch> batch = co_await waiting;
+  CO_TRY(batch);
+  json::array events;
+  for (const raid::Event& event : batch->events) events.push_back(event_object(event));
+  co_return json::value(json::object{{"instance", fmt::format("{:016x}", batch->instance)},
+                                     {"last_id", batch->last_id},
+                                     {"lost", batch->lost},
+                                     {"events", std::move(events)}});
+}
+
 }  // namespace
 
 void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
@@ -95,6 +153,10 @@ void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
   methods.add("bdev_raid_delete", with(remove));
   methods.add("bdev_raid_add_base_bdev", with(add_base));
   methods.add("bdev_raid_remove_base_bdev", with(remove_base));
+  methods.add("diskengine_raid_set_epoch", with(set_epoch));
+  methods.add("diskengine_raid_confirm_exclusion", with(confirm_exclusion));
+  methods.add("diskengine_raid_fence", with(fence));
+  methods.add("diskengine_raid_wait_events", with(wait_events));
 }
 
 }  // namespace diskengine::rpc

@@ -1,6 +1,9 @@
 """RAID volumes over RPC: states, degraded operation, rebuild, superblocks that assemble, and what is refused."""
 
-from diskengine_test import RpcError, TestCase, wait_until
+import threading
+import time
+
+from diskengine_test import RpcClient, RpcError, TestCase, wait_until
 
 MIB = 1 << 20
 
@@ -32,8 +35,8 @@ class RaidCase(TestCase):
     def states(self, name="r"):
         return [base["state"] for base in self.volume(name)["base_bdevs_list"]]
 
-    def load(self, bdev="r", **params):
-        return self.rpc.call("diskengine_perf_run", bdev_name=bdev, duration_ms=100, warm_up_ms=0, **params)
+    def load(self, bdev="r", duration_ms=100, **params):
+        return self.rpc.call("diskengine_perf_run", bdev_name=bdev, duration_ms=duration_ms, warm_up_ms=0, **params)
 
 
 class Volumes(RaidCase):
@@ -92,7 +95,7 @@ class Volumes(RaidCase):
         self.rpc.bdev_error_create(base_name="b")
         self.create(bases=("a", "EE_b"))
         self.rpc.bdev_error_inject_error(name="EE_b", io_type="write", error_type="failure", num=1000)
-        load = self.load(read_percent=0)
+        load = self.load(read_percent=0, duration_ms=500)  # the leg gets its second tries
         self.assertGreater(load["ios"], 0)
         self.assertEqual(self.states(), ["in_sync", "empty"])
         volume = self.volume()
@@ -219,3 +222,57 @@ class Superblocks(RaidCase):
         wait_until(lambda: self.volume(category="configuring"), 10, "the good leg to be examined")
         self.assertEqual(self.volume()["num_base_bdevs_discovered"], 1)
         self.assertEqual([base["is_configured"] for base in self.volume()["base_bdevs_list"]], [False, True])
+
+
+class Epochs(RaidCase):
+    def test_a_dead_leg_is_told_at_once_and_writes_wait_for_the_word(self):
+        self.ram("a", "b")
+        self.rpc.bdev_error_create(base_name="b")
+        self.create(bases=("a", "EE_b"))
+        self.assertTrue(self.rpc.diskengine_raid_set_epoch(name="r", epoch=3))
+        heard, refused = [], []
+
+        def agent():
+            rpc = RpcClient(self.io.rpc.path)
+            batch = rpc.diskengine_raid_wait_events(after=0, timeout_ms=20000)
+            heard.append((time.monotonic(), batch))
+            event = batch["events"][0]
+            try:
+                rpc.diskengine_raid_confirm_exclusion(name="r", epoch=2, leg=event["leg"])
+            except RpcError as error:
+                refused.append(error.code)
+            time.sleep(0.3)  # the database commits
+            rpc.diskengine_raid_confirm_exclusion(name=event["volume"], epoch=event["epoch"], leg=event["leg"])
+
+        thread = threading.Thread(target=agent)
+        thread.start()
+        self.rpc.bdev_error_inject_error(name="EE_b", io_type="write", error_type="failure", num=100000)
+        began = time.monotonic()
+        load = self.load(read_percent=0, duration_ms=800)
+        thread.join()
+        self.assertGreater(load["ios"], 0)
+        self.assertLess(heard[0][0] - began, 1.5, "the event is pushed")
+        self.assertEqual(refused, [-116], "an old epoch's word")
+        event = heard[0][1]["events"][0]
+        self.assertEqual((event["type"], event["volume"], event["epoch"], event["leg"]), ("exclusion_wanted", "r", 3, "EE_b"))
+        held = self.volume()["held_writes"]
+        self.assertGreater(held["total"], 0)
+        self.assertEqual(held["now"], 0)
+        self.assertGreater(held["max_ms"], 300)
+        self.assertLess(held["max_ms"], 2000)
+        self.assertEqual(self.states(), ["in_sync", "empty"])
+
+    def test_a_fenced_volume_acknowledges_nothing_and_takes_no_epoch(self):
+        self.ram("a", "b")
+        self.create()
+        self.rpc.diskengine_raid_set_epoch(name="r", epoch=3)
+        self.fails(-116, "diskengine_raid_set_epoch", name="r", epoch=2)
+        self.fails(-116, "diskengine_raid_fence", name="r", epoch=3)
+        self.assertTrue(self.rpc.diskengine_raid_fence(name="r", epoch=4))
+        self.assertTrue(self.volume()["fenced"])
+        self.fails(-116, "diskengine_raid_set_epoch", name="r", epoch=5)
+        refused = self.fails(-5, "diskengine_perf_run", bdev_name="r", duration_ms=100, warm_up_ms=0, read_percent=0)
+        self.assertIn("fenced", refused)
+        batch = self.rpc.diskengine_raid_wait_events(timeout_ms=0)
+        self.assertEqual(batch["events"][-1]["type"], "fenced")
+        self.assertTrue(self.rpc.bdev_raid_delete(name="r"))
