@@ -1,6 +1,6 @@
 // All lvol stores of the process: makes them, finds them on devices that appear, and carries out what an operator asks
-// of stores and lvols. Each lvol is a Device named by its UUID's text with the alias "store/name"; each store claims its
-// base device.
+// of stores and lvols. Each lvol is a Device named by its UUID's text with the alias "store/name"; each store claims
+// its base device.
 //
 // A store is named by its UUID's text or its name; a lvol by its device's name or alias, or its UUID. Errors carry
 // SPDK's errno: no_device (ENODEV) for what does not exist, already_exists (EEXIST) for names that are taken, busy

@@ -95,7 +95,7 @@ struct DamagedLvol {
 };
 
 struct CreateLvol {
-  std::string store;        // UUID text or name
+  std::string store;  // UUID text or name
   std::string name;
   uint64_t size_bytes = 0;  // rounded up to whole clusters
   bool thin = false;
@@ -108,31 +108,31 @@ struct ShallowCopyStatus {
   uint64_t copied_clusters = 0;
   uint64_t total_clusters = 0;
   bool ended = false;
-  std::string error;        // empty: none
-  int negative_errno = 0;   // of `error`
+  std::string error;       // empty: none
+  int negative_errno = 0;  // of `error`
 };
 
 // One thing that `check` found wrong.
 struct Finding {
   enum class Kind : uint8_t {
-    damaged_lvol,      // its metadata cannot be read; the lvol is lost unless its pages come back
-    missing_parent,    // its snapshot does not exist
-    double_cluster,    // claimed by two lvols
-    double_page,       // a metadata page claimed twice
-    leaked_clusters,   // marked used on disk, belong to nobody: repaired
-    leaked_pages,      // metadata pages, likewise: repaired
-    unmarked_clusters, // in use but marked free on disk: repaired
-    unmarked_pages,    // likewise: repaired
-    bad_mask,          // a mask cannot be read: repaired
-    super_block,       // its checksum is wrong but it can be made out: repaired
-    stale_page,        // a metadata page differs from what is in memory
+    damaged_lvol,       // its metadata cannot be read; the lvol is lost unless its pages come back
+    missing_parent,     // its snapshot does not exist
+    double_cluster,     // claimed by two lvols
+    double_page,        // a metadata page claimed twice
+    leaked_clusters,    // marked used on disk, belong to nobody: repaired
+    leaked_pages,       // metadata pages, likewise: repaired
+    unmarked_clusters,  // in use but marked free on disk: repaired
+    unmarked_pages,     // likewise: repaired
+    bad_mask,           // a mask cannot be read: repaired
+    super_block,        // its checksum is wrong but it can be made out: repaired
+    stale_page,         // a metadata page differs from what is in memory
   };
   Kind kind = Kind::damaged_lvol;
   uint64_t blob_id = 0;  // 0: none in particular
   uint64_t count = 0;    // clusters or pages
   bool repairable = false;
   bool repaired = false;
-  std::string text;      // for people
+  std::string text;  // for people
 };
 std::string_view name_of(Finding::Kind kind) noexcept;
 
@@ -145,7 +145,7 @@ struct CheckReport {
   uint64_t clusters_used = 0;
   uint64_t pages_total = 0;
   uint64_t pages_used = 0;
-  std::vector<Finding> findings;      // at most kFindingsMax
+  std::vector<Finding> findings;  // at most kFindingsMax
   uint64_t findings_left_off = 0;
   static constexpr size_t kFindingsMax = 1000;
   bool sound() const noexcept { return findings.empty(); }
