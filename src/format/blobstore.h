@@ -16,8 +16,8 @@
 namespace diskengine::spec::blobstore {
 
 inline constexpr size_t kPageBytes = 4096;
-inline constexpr uint32_t kNoPage = UINT32_MAX;       // as `next`: the last page of a chain
-inline constexpr uint64_t kNoBlob = UINT64_MAX;       // as super blob: none
+inline constexpr uint32_t kNoPage = UINT32_MAX;  // as `next`: the last page of a chain
+inline constexpr uint64_t kNoBlob = UINT64_MAX;  // as super blob: none
 inline constexpr uint32_t kVersion = 3;
 inline constexpr size_t kTypeBytes = 16;
 inline constexpr std::string_view kLvolStoreType = "LVOLSTORE";
@@ -207,6 +207,8 @@ struct ClusterRun {
   bool operator==(const ClusterRun&) const = default;
 };
 
+const Xattr* find_xattr(const std::vector<Xattr>& list, std::string_view name) noexcept;
+
 struct BlobRecord {
   uint64_t id = 0;
   Flags flags;
@@ -220,8 +222,8 @@ struct BlobRecord {
   bool operator==(const BlobRecord&) const = default;
 
   bool thin() const noexcept { return (flags.invalid & Flags::kThin) != 0; }
-  const Xattr* find(std::string_view name) const noexcept;
-  const Xattr* find_internal(std::string_view name) const noexcept;
+  const Xattr* find(std::string_view name) const noexcept { return find_xattr(xattrs, name); }
+  const Xattr* find_internal(std::string_view name) const noexcept { return find_xattr(internal_xattrs, name); }
 };
 
 constexpr uint64_t extent_pages_of(uint64_t clusters) noexcept {

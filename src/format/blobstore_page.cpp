@@ -209,15 +209,12 @@ class Encoder {
   size_t used_ = 0;
 };
 
-const Xattr* find_in(const std::vector<Xattr>& list, std::string_view name) noexcept {
+}  // namespace
+
+const Xattr* find_xattr(const std::vector<Xattr>& list, std::string_view name) noexcept {
   const auto at = std::find_if(list.begin(), list.end(), [&](const Xattr& xattr) { return xattr.name == name; });
   return at == list.end() ? nullptr : &*at;
 }
-
-}  // namespace
-
-const Xattr* BlobRecord::find(std::string_view name) const noexcept { return find_in(xattrs, name); }
-const Xattr* BlobRecord::find_internal(std::string_view name) const noexcept { return find_in(internal_xattrs, name); }
 
 PageHeader header_of(PageBytes page) noexcept { return load_le<PageHeader>(page.data()); }
 uint32_t next_of(PageBytes page) noexcept { return load_le<uint32_t>(page.data() + kNextAt); }

@@ -44,8 +44,7 @@ Result<void> check_places(const Super& super) {
     return corrupt("the mask of used clusters lies over something else");
   if (has_ids && end(super.used_blobid_mask) > super.md_start)
     return corrupt("the mask of used blob ids lies over something else");
-  if (!holds_mask(super.used_page_mask, super.md_len) ||
-      !holds_mask(super.used_cluster_mask, super.total_clusters()) ||
+  if (!holds_mask(super.used_page_mask, super.md_len) || !holds_mask(super.used_cluster_mask, super.total_clusters()) ||
       (has_ids && !holds_mask(super.used_blobid_mask, super.md_len)))
     return corrupt("a mask is too short for what it describes");
   return {};
@@ -145,8 +144,8 @@ Result<Super> lay_out(const NewStore& store) {
     return invalid(fmt::format("a block size of {} bytes is neither 512 nor 4096", store.block_bytes));
   const uint64_t clusters = store.device_bytes / store.cluster_bytes;
   if (clusters == 0)
-    return Error(Errc::no_space, fmt::format("the device has {} bytes, less than one cluster of {}",
-                                             store.device_bytes, store.cluster_bytes));
+    return Error(Errc::no_space, fmt::format("the device has {} bytes, less than one cluster of {}", store.device_bytes,
+                                             store.cluster_bytes));
   if (clusters >= UINT32_MAX) return invalid(fmt::format("{} clusters are too many: use larger ones", clusters));
   if (store.md_len == 0) return invalid("there would be no metadata pages: raise their share");
   Super super;

@@ -105,15 +105,15 @@ TEST(BlobstoreSuper, SealedNonsenseIsRefused) {
     return found ? Errc::internal : found.error().code();
   };
   EXPECT_EQ(code_after(0, 0), Errc::not_found);
-  EXPECT_EQ(code_after(8, 4), Errc::not_supported);   // a later version
+  EXPECT_EQ(code_after(8, 4), Errc::not_supported);  // a later version
   EXPECT_EQ(code_after(8, 0), Errc::not_supported);
-  EXPECT_EQ(code_after(20, 999), Errc::corrupt);      // super blob out of range
-  EXPECT_EQ(code_after(28, 0), Errc::corrupt);        // no cluster size
+  EXPECT_EQ(code_after(20, 999), Errc::corrupt);  // super blob out of range
+  EXPECT_EQ(code_after(28, 0), Errc::corrupt);    // no cluster size
   EXPECT_EQ(code_after(28, 4095), Errc::corrupt);
-  EXPECT_EQ(code_after(36, 2), Errc::corrupt);        // masks overlap
+  EXPECT_EQ(code_after(36, 2), Errc::corrupt);  // masks overlap
   EXPECT_EQ(code_after(40, 0), Errc::corrupt);
-  EXPECT_EQ(code_after(48, 3), Errc::corrupt);        // metadata over a mask
-  EXPECT_EQ(code_after(52, 1u << 30), Errc::corrupt); // metadata over the end
+  EXPECT_EQ(code_after(48, 3), Errc::corrupt);         // metadata over a mask
+  EXPECT_EQ(code_after(52, 1u << 30), Errc::corrupt);  // metadata over the end
   EXPECT_EQ(code_after(92, 8192), Errc::not_supported);
   EXPECT_EQ(code_after(12, 4096, 255 * kMiB), Errc::corrupt) << "a device that was cut short";
   EXPECT_EQ(code_after(92, 4096), Errc::internal);
@@ -121,10 +121,8 @@ TEST(BlobstoreSuper, SealedNonsenseIsRefused) {
 
 TEST(BlobstoreSuper, LayoutsThatCannotBeAreRefused) {
   EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 2 * kMiB, .md_len = 1}).error().code(), Errc::no_space);
-  EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 1000, .md_len = 1}).error().code(),
-            Errc::invalid_argument);
-  EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 65536, .md_len = 1 << 20}).error().code(),
-            Errc::no_memory);
+  EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 1000, .md_len = 1}).error().code(), Errc::invalid_argument);
+  EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 65536, .md_len = 1 << 20}).error().code(), Errc::no_memory);
   EXPECT_EQ(lay_out({.device_bytes = kMiB, .cluster_bytes = 65536, .md_len = 0}).error().code(),
             Errc::invalid_argument);
 }
