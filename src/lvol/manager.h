@@ -25,8 +25,8 @@
 namespace diskengine::lvol {
 
 class Store;
-class Lvol;
 class ShallowCopy;
+struct Blob;
 
 class LvolManager final : private DeviceRegistry::Observer {
  public:
@@ -107,19 +107,48 @@ class LvolManager final : private DeviceRegistry::Observer {
   Task<void> stop();
 
  private:
-  struct Held;  // a store with its base device's watcher
+  struct Held;     // a store, watching its disk
+  struct Outside;  // a device below esnap clones, claimed and watched
+  struct Found {
+    Held* held = nullptr;
+    std::shared_ptr<Blob> blob;
+  };
+  // A name that an operation under way is about to give.
+  class Pending;
 
   // DeviceRegistry::Observer
   void on_device_added(const std::shared_ptr<Device>& device) override;
-  void on_device_removed(const std::string& name) override;
+
+  Held* find_store(std::string_view name) const;
+  Result<Held*> need_store(std::string_view name) const;
+  Result<Found> find_lvol(std::string_view name) const;
+  Result<Found> find_sound_lvol(std::string_view name) const;
+  Result<void> check_new_lvol(const Store& store, std::string_view name, const Uuid& uuid) const;
+  Result<Held*> take_up(std::shared_ptr<Store> store, const std::shared_ptr<Device>& disk);
+  void list(Held& held, const std::shared_ptr<Blob>& blob);
+  Result<LvolInfo> list_new(Held& held, const std::shared_ptr<Blob>& blob);
+  Task<Result<void>> load_device(std::shared_ptr<Device> device);
+  Task<void> examine(std::shared_ptr<Device> device);
+  Task<Result<void>> close_lvols(Held& held);
+  Task<Result<void>> close_store(Held& held, bool lost);
+  void forget(Held& held);
+  Task<void> lose_store(std::string uuid);
+  Result<std::shared_ptr<Device>> take_outside(const std::string& esnap_id);
+  void drop_unused_outside();
+  Task<void> outside_changed(std::string esnap_id, std::shared_ptr<Device> device);
+  void on_outside_removed(Outside& outside);
+  void watch_space(Held& held);
 
   DeviceRegistry& registry_;
   Random random_;
   Events events_;
   std::vector<std::unique_ptr<Held>> stores_;
+  std::map<std::string, std::unique_ptr<Outside>> outsides_;  // by UUID text
+  std::vector<std::string> pending_names_;
   std::map<uint32_t, std::shared_ptr<ShallowCopy>> copies_;
   uint32_t last_copy_id_ = 0;
   Gate examinations_;
+  Gate background_;
 };
 
 }  // namespace diskengine::lvol

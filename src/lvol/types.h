@@ -66,12 +66,12 @@ struct LvolInfo {
   uint64_t clusters = 0;
   uint64_t size_bytes = 0;
   uint32_t cluster_bytes = 0;
-  uint64_t allocated_clusters = 0;  // of its own: what would be freed with it if it had no clones
-  // Of what a read of it reaches: clusters of its own, and those of its snapshots that it shows.
-  uint64_t shared_clusters = 0;
+  uint64_t allocated_clusters = 0;  // of its own
+  uint64_t unique_clusters = 0;     // of those, the ones that no clone shows: they would be freed with it
+  uint64_t shared_clusters = 0;     // of its parents, shown by it
   bool thin = false;
   bool read_only = false;
-  bool snapshot = false;     // other lvols may be based on it: a read-only lvol with clones, or made by snapshot()
+  bool snapshot = false;     // other lvols are based on it
   bool clone = false;        // its parent is a snapshot of its store
   bool esnap_clone = false;  // its parent is a device outside the store
   bool degraded = false;     // that device is missing: what would be read from it fails
@@ -82,6 +82,7 @@ struct LvolInfo {
   bool pause_when_full = false;
 
   uint64_t allocated_bytes() const noexcept { return allocated_clusters * cluster_bytes; }
+  uint64_t unique_bytes() const noexcept { return unique_clusters * cluster_bytes; }
   uint64_t shared_bytes() const noexcept { return shared_clusters * cluster_bytes; }
 };
 
