@@ -75,6 +75,7 @@ void Provisioner::end(Work& work, Result<void> outcome, IoStatus status) {
   works_.erase(at);
   if (ended->first != nullptr) send_back(*ended->first, false, status);
   for (Piece* waiter : ended->waiters) send_back(*waiter, true, {});
+  for (OneShot<bool>* observer : ended->observers) observer->set(true);
   if (ended->owner != nullptr) ended->owner->set(std::move(outcome));
 }
 
@@ -84,7 +85,9 @@ Task<Result<void>> Provisioner::own(std::shared_ptr<Blob> blob, uint64_t cluster
   while (true) {
     const auto under_way = works_.find(Key{blob.get(), cluster});
     if (under_way != works_.end()) {
-      co_await sleep_for(store_.main(), 100'000);
+      OneShot<bool> over(store_.main());
+      under_way->second->observers.push_back(&over);
+      co_await over;
       continue;
     }
     if (blob->map.lookup(cluster) != ClusterMap::kUnallocated) co_return Result<void>{};

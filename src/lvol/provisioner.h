@@ -62,7 +62,8 @@ class Provisioner {
     Piece* first = nullptr;    // null: for own()
     uint32_t old_cluster = 0;  // being taken back; 0: being allocated
     std::vector<Piece*> waiters;
-    OneShot<Result<void>>* owner = nullptr;  // of own()
+    std::vector<OneShot<bool>*> observers;   // own() that wait for it
+    OneShot<Result<void>>* owner = nullptr;  // own() that it is for
   };
   struct Change {
     Blob* blob;

@@ -51,15 +51,10 @@ class TestDisk final : public Device {
   // What the disk may hold after a power cut now: what was flushed, and of the rest any part, torn at 512 bytes.
   std::vector<uint8_t> after_power_cut(Random& random) const {
     std::vector<uint8_t> left = stable_;
-    for (const Change& change : changes_) {
-      const uint64_t fate = change.durable ? 0 : random.below(4);
-      if (fate == 1) continue;
-      for (uint64_t at = 0; at < change.length; at += 512) {
-        if (fate == 2 && random.chance(1, 2)) continue;
-        const uint64_t piece = std::min<uint64_t>(512, change.length - at);
-        apply_to(left, change, at, piece);
-      }
-    }
+    for (const Change& change : changes_) apply_part(left, change, random);
+    for (const TestChannel* channel : open_)
+      for (const Request* request : channel->outstanding_requests())
+        if (request->op != Op::read && request->op != Op::flush) apply_part(left, change_of(*request), random);
     return left;
   }
   // As after a restart with these bytes.
@@ -108,6 +103,24 @@ class TestDisk final : public Device {
     }
   }
 
+  // All of it, some of its sectors, or nothing.
+  static void apply_part(std::vector<uint8_t>& content, const Change& change, Random& random) {
+    const uint64_t fate = change.durable ? 0 : random.below(4);
+    if (fate == 1) return;
+    for (uint64_t at = 0; at < change.length; at += 512) {
+      if (fate == 2 && random.chance(1, 2)) continue;
+      apply_to(content, change, at, std::min<uint64_t>(512, change.length - at));
+    }
+  }
+  Change change_of(const Request& request) const {
+    Change change{request.lba * info().block_size, request.blocks * info().block_size, {}, false};
+    for (const iovec& piece : request.iov) {
+      const auto* from = static_cast<const uint8_t*>(piece.iov_base);
+      change.data.insert(change.data.end(), from, from + piece.iov_len);
+    }
+    return change;
+  }
+
   class TestChannel final : public Channel {
    public:
     TestChannel(std::shared_ptr<TestDisk> disk, Reactor& reactor) : Channel(disk, reactor), disk_(*disk) {
@@ -115,6 +128,7 @@ class TestDisk final : public Device {
     }
     ~TestChannel() override { std::erase(disk_.open_, this); }
     size_t waiting() const noexcept { return waiting_.size(); }
+    const std::vector<Request*>& outstanding_requests() const noexcept { return waiting_; }
     void complete_one(Random& random) {
       const size_t index = random.below(waiting_.size());
       Request* request = waiting_[index];
