@@ -181,6 +181,20 @@ TEST(DeviceRegistry, NamesAliasesAndUuidsAreOneNamespace) {
   EXPECT_EQ(registry.add(std::make_shared<FakeDevice>(fake_info("lvs/a"))).error().code(), Errc::already_exists);
 }
 
+TEST(DeviceRegistry, AnAliasIsReplaced) {
+  Reactor reactor({.use_ring = false});
+  DeviceRegistry registry(reactor);
+  DeviceInfo info = fake_info("a");
+  info.aliases = {"lvs/a"};
+  ASSERT_TRUE(registry.add(std::make_shared<FakeDevice>(info)));
+  ASSERT_TRUE(registry.add(std::make_shared<FakeDevice>(fake_info("taken"))));
+  EXPECT_EQ(registry.replace_alias("a", "lvs/a", "taken").error().code(), Errc::already_exists);
+  EXPECT_EQ(registry.replace_alias("b", "lvs/a", "lvs/b").error().code(), Errc::no_device);
+  ASSERT_TRUE(registry.replace_alias("a", "lvs/a", "lvs/b"));
+  EXPECT_FALSE(registry.find("lvs/a"));
+  EXPECT_EQ(registry.find("lvs/b").value()->info().aliases, std::vector<std::string>{"lvs/b"});
+}
+
 TEST(DeviceRegistry, RemovalTellsTheOwnerAndWaitsUntilItLetGo) {
   ManualClock clock;
   Reactor reactor({.clock = &clock, .use_ring = false});

@@ -47,6 +47,19 @@ Task<Result<void>> DeviceRegistry::remove(std::string name, uint64_t timeout_ns)
   co_return Result<void>{};
 }
 
+Result<void> DeviceRegistry::replace_alias(const std::string& name, const std::string& alias,
+                                           const std::string& new_alias) {
+  TRY_ASSIGN(const std::shared_ptr<Device> device, find(name));
+  if (devices_.contains(new_alias) || aliases_.contains(new_alias))
+    return Error(Errc::already_exists, "device '" + name + "' cannot be called '" + new_alias + "': that is taken");
+  std::vector<std::string>& aliases = device->info_.aliases;
+  std::erase(aliases, alias);
+  aliases_.erase(alias);
+  aliases.push_back(new_alias);
+  aliases_.emplace(new_alias, device->name());
+  return {};
+}
+
 Result<std::shared_ptr<Device>> DeviceRegistry::find(std::string_view name) const {
   auto at = devices_.find(name);
   if (at == devices_.end()) {

@@ -38,6 +38,9 @@ class DeviceRegistry {
   // Errc::timed_out: it is then unlisted but still draining.
   Task<Result<void>> remove(std::string name, uint64_t timeout_ns = 30'000'000'000);
 
+  // A listed device gets another alias in place of one. Errc::no_device, already_exists.
+  Result<void> replace_alias(const std::string& name, const std::string& alias, const std::string& new_alias);
+
   // By name, alias or UUID text. Errc::no_device with the name in the message.
   Result<std::shared_ptr<Device>> find(std::string_view name) const;
   // In order of names.

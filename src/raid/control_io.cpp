@@ -74,25 +74,4 @@ void close_when_idle(std::unique_ptr<Channel> channel) {
   (*held)->when_idle([held] { held->reset(); });
 }
 
-Task<void> TaskMutex::lock() {
-  if (!held_) {
-    held_ = true;
-    co_return;
-  }
-  OneShot<bool> turn(reactor_);
-  waiters_.push_back(&turn);
-  co_await turn;
-}
-
-void TaskMutex::unlock() {
-  DE_ASSERT(held_);
-  if (waiters_.empty()) {
-    held_ = false;
-    return;
-  }
-  OneShot<bool>* next = waiters_.front();
-  waiters_.erase(waiters_.begin());
-  next->set(true);
-}
-
 }  // namespace diskengine::raid

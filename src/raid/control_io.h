@@ -7,6 +7,7 @@
 #include "block/device.h"
 #include "format/raid_superblock.h"
 #include "runtime/task.h"
+#include "runtime/task_mutex.h"
 
 namespace diskengine::raid {
 
@@ -21,19 +22,5 @@ Task<Result<void>> store_superblock(Channel& channel, std::vector<uint8_t> bytes
 
 // Closes `channel` once nothing is outstanding on it. Its owner submits nothing more.
 void close_when_idle(std::unique_ptr<Channel> channel);
-
-// One coroutine at a time, first come first served. Main reactor.
-class TaskMutex {
- public:
-  explicit TaskMutex(Reactor& reactor) : reactor_(reactor) {}
-  ~TaskMutex() { DE_ASSERT(!held_); }
-  Task<void> lock();
-  void unlock();
-
- private:
-  Reactor& reactor_;
-  bool held_ = false;
-  std::vector<OneShot<bool>*> waiters_;
-};
 
 }  // namespace diskengine::raid
