@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/list.h"
@@ -33,6 +34,8 @@ class BufferPool {
   }
 
   size_t chunk_bytes() const noexcept { return chunk_bytes_; }
+  // All of it, for registration with a device.
+  std::span<uint8_t> memory() noexcept { return memory_.span(); }
   size_t free_chunks() const noexcept { return free_.size(); }
   size_t chunks_for(size_t bytes) const noexcept { return (bytes + chunk_bytes_ - 1) / chunk_bytes_; }
 

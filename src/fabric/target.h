@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "base/list.h"
 #include "base/result.h"
@@ -47,7 +48,13 @@ struct TargetOptions {
   uint32_t max_io_bytes = 1024 * 1024;  // longest transfer (MDTS): a power of two times 4096
   uint32_t buffer_bytes = 64 * 1024;    // unit of the buffers for transfers that do not fit into a command's own
   uint32_t buffers = 1024;              // of them for each reactor
+  // RDMA only.
+  uint32_t srq_entries = 4096;  // commands that a reactor takes at once on one device, of all its connections
+  uint32_t backlog = 100;       // connection requests that wait to be taken
 };
+
+// Errc::invalid_argument, naming the option and its range.
+Result<void> check_target_options(const TargetOptions& options);
 
 class TargetQueue;
 
@@ -142,6 +149,22 @@ class TargetListener {
   Address address_;
 };
 
+// What an RDMA device counted for one reactor.
+struct TargetDeviceStats {
+  std::string name;
+  uint64_t polls = 0;
+  uint64_t idle_polls = 0;
+  uint64_t completions = 0;
+  uint64_t requests = 0;
+  uint64_t pending_data_buffer = 0;  // commands that waited for buffers
+  uint64_t pending_rdma_read = 0;    // ... for room in the send queue, to READ
+  uint64_t pending_rdma_send = 0;    // ... and to answer
+  uint64_t total_send_wrs = 0;
+  uint64_t send_doorbell_updates = 0;
+  uint64_t total_recv_wrs = 0;
+  uint64_t recv_doorbell_updates = 0;
+};
+
 // What a transport counted on one reactor, for nvmf_get_stats.
 struct TargetTransportStats {
   uint64_t connections = 0;
@@ -150,6 +173,7 @@ struct TargetTransportStats {
   uint64_t waited_for_buffers = 0;  // commands
   uint64_t receive_calls = 0;       // of connections that ended
   uint64_t send_calls = 0;
+  std::vector<TargetDeviceStats> devices;  // of RDMA
 };
 
 class TargetTransport {

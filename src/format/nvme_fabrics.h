@@ -157,6 +157,10 @@ struct DiscoveryHeader {
 };
 static_assert(sizeof(DiscoveryHeader) == 1024 && offsetof(DiscoveryHeader, record_format) == 16);
 
+// Of a DiscoveryEntry's transport_specific for RDMA: bytes 0 (RDMA_QPTYPE), 1 (RDMA_PRTYPE, 0: not said), 2 (RDMA_CMS).
+enum class RdmaQueueService : uint8_t { reliable_connected = 1, reliable_datagram = 2 };
+enum class RdmaConnectionManager : uint8_t { rdma_cm = 1 };
+
 // Text fields are ASCII padded with spaces, the NQN is padded with zeroes.
 struct DiscoveryEntry {
   uint8_t transport_type = 0;

@@ -32,6 +32,10 @@ spec::DiscoveryEntry make_entry(const Address& address, const std::string& nqn, 
                                 uint16_t admin_depth) noexcept {
   spec::DiscoveryEntry entry{};
   entry.transport_type = transport_code(address.type);
+  if (address.type == "RDMA") {
+    entry.transport_specific[0] = static_cast<uint8_t>(spec::RdmaQueueService::reliable_connected);
+    entry.transport_specific[2] = static_cast<uint8_t>(spec::RdmaConnectionManager::rdma_cm);
+  }
   entry.address_family =
       static_cast<uint8_t>(address.family == "IPv6" ? spec::AddressFamily::ipv6 : spec::AddressFamily::ipv4);
   entry.subsystem_type = static_cast<uint8_t>(type);
@@ -61,10 +65,13 @@ std::string call(const char* method, const std::string& params) {
 
 std::string transport_call(const fabric::TargetTransport& transport) {
   const fabric::TargetOptions& o = transport.options();
-  return call("nvmf_create_transport", fmt::format(R"("trtype":"{}","max_queue_depth":{},"max_io_qpairs_per_ctrlr":{},)"
-                                                   R"("in_capsule_data_size":{},"max_io_size":{},"max_aq_depth":{})",
-                                                   transport.type(), o.max_queue_depth, o.max_io_queues,
-                                                   o.in_capsule_bytes, o.max_io_bytes, o.max_admin_depth));
+  std::string params = fmt::format(R"("trtype":"{}","max_queue_depth":{},"max_io_qpairs_per_ctrlr":{},)"
+                                   R"("in_capsule_data_size":{},"max_io_size":{},"max_aq_depth":{})",
+                                   transport.type(), o.max_queue_depth, o.max_io_queues, o.in_capsule_bytes,
+                                   o.max_io_bytes, o.max_admin_depth);
+  if (transport.type() == "RDMA")
+    params += fmt::format(R"(,"max_srq_depth":{},"acceptor_backlog":{})", o.srq_entries, o.backlog);
+  return call("nvmf_create_transport", params);
 }
 
 std::string namespace_call(const Subsystem& subsystem, const Namespace& ns) {

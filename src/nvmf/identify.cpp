@@ -93,6 +93,7 @@ spec::IdentifyController Controller::identify_controller(const QueueRecord& queu
   id.keep_alive_granularity = kKeepAliveGranularity;
   id.maxcmd = static_cast<uint16_t>(queue.options.max_queue_depth);
   id.sgls = spec::kSglsSupported | spec::kSglsOffset;
+  if (queue.listen_address.type == "RDMA") id.sgls |= spec::kSglsKeyed;
   std::memcpy(id.subsystem_nqn, subsystem_.nqn().data(), subsystem_.nqn().size());
   id.ioccsz = (sizeof(spec::Sqe) + queue.options.in_capsule_bytes) / 16;
   id.iorcsz = sizeof(spec::Cqe) / 16;

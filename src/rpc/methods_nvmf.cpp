@@ -6,6 +6,7 @@
 #include <boost/json/array.hpp>
 #include <cctype>
 
+#include "fabric/rdma/target.h"
 #include "fabric/tcp/target.h"
 #include "rpc/params.h"
 
@@ -78,41 +79,71 @@ Result<Subsystem*> subsystem_param(Target& target, const json::object& params) {
 
 // Transports.
 
+using MadeTransport = Result<std::unique_ptr<fabric::TargetTransport>>;
+
+MadeTransport make_tcp(Target& target, const fabric::TargetOptions& options) {
+  TRY_ASSIGN(std::unique_ptr<fabric::tcp::TcpTarget> made,
+             fabric::tcp::TcpTarget::create(target.reactors(), target, options));
+  return std::unique_ptr<fabric::TargetTransport>(std::move(made));
+}
+
+MadeTransport make_rdma(Target& target, const fabric::TargetOptions& options) {
+  TRY_ASSIGN(std::unique_ptr<fabric::rdma::Verbs> verbs, fabric::rdma::load_verbs());
+  TRY_ASSIGN(std::unique_ptr<fabric::rdma::RdmaTarget> made,
+             fabric::rdma::RdmaTarget::create(std::move(verbs), target.reactors(), target, options));
+  return std::unique_ptr<fabric::TargetTransport>(std::move(made));
+}
+
 Reply create_transport(Target& target, const json::object& params) {
   const std::string type = upper(text_param(params, "trtype"));
-  if (type != "TCP") return Fault{kInvalidParams, fmt::format("Invalid transport type '{}'", type)};
+  const bool rdma = type == "RDMA";
+  if (type != "TCP" && !rdma) return Fault{kInvalidParams, fmt::format("Invalid transport type '{}'", type)};
   if (bool_param(params, "dif_insert_or_strip"))
     return Fault{kInvalidParams, "protection information is not supported: leave dif_insert_or_strip out"};
   fabric::TargetOptions options;
   options.max_queue_depth = static_cast<uint32_t>(uint_param(params, "max_queue_depth"));
   options.max_io_queues = static_cast<uint32_t>(uint_param(params, "max_io_qpairs_per_ctrlr"));
-  options.in_capsule_bytes = static_cast<uint32_t>(uint_param(params, "in_capsule_data_size"));
+  options.in_capsule_bytes =
+      static_cast<uint32_t>(uint_param_or(params, "in_capsule_data_size", rdma ? 4096 : options.in_capsule_bytes));
   options.max_io_bytes = static_cast<uint32_t>(uint_param(params, "max_io_size"));
   options.max_admin_depth = static_cast<uint32_t>(uint_param(params, "max_aq_depth"));
   if (target.find_transport(type) != nullptr)
     return Fault{kInternalError, fmt::format("Transport type '{}' already exists", type)};
-  Result<std::unique_ptr<fabric::tcp::TcpTarget>> transport =
-      fabric::tcp::TcpTarget::create(target.reactors(), target, options);
-  if (!transport) return invalid(transport.error());
+  options.srq_entries = static_cast<uint32_t>(uint_param(params, "max_srq_depth"));
+  options.backlog = static_cast<uint32_t>(uint_param(params, "acceptor_backlog"));
+  MadeTransport transport = rdma ? make_rdma(target, options) : make_tcp(target, options);
+  if (!transport) {
+    // The machine's fault, not the caller's.
+    const bool missing = transport.error().code() == Errc::not_supported || transport.error().code() == Errc::no_device;
+    return missing ? Reply(transport.error()) : Reply(invalid(transport.error()));
+  }
   return done_or(target.add_transport(std::move(*transport)), internal);
 }
 
 json::object transport_json(const fabric::TargetTransport& transport) {
   const fabric::TargetOptions& o = transport.options();
-  return {{"trtype", transport.type()},
-          {"max_queue_depth", o.max_queue_depth},
-          {"max_io_qpairs_per_ctrlr", o.max_io_queues},
-          {"in_capsule_data_size", o.in_capsule_bytes},
-          {"max_io_size", o.max_io_bytes},
-          {"io_unit_size", o.buffer_bytes},
-          {"max_aq_depth", o.max_admin_depth},
-          {"num_shared_buffers", o.buffers},
-          {"dif_insert_or_strip", false},
-          {"zcopy", false},
-          {"c2h_success", true},
-          {"sock_priority", 0},
-          {"abort_timeout_sec", 0},
-          {"kas", nvmf::Controller::kKeepAliveGranularity}};
+  json::object object{{"trtype", transport.type()},
+                      {"max_queue_depth", o.max_queue_depth},
+                      {"max_io_qpairs_per_ctrlr", o.max_io_queues},
+                      {"in_capsule_data_size", o.in_capsule_bytes},
+                      {"max_io_size", o.max_io_bytes},
+                      {"io_unit_size", o.buffer_bytes},
+                      {"max_aq_depth", o.max_admin_depth},
+                      {"num_shared_buffers", o.buffers},
+                      {"dif_insert_or_strip", false},
+                      {"zcopy", false},
+                      {"abort_timeout_sec", 0},
+                      {"kas", nvmf::Controller::kKeepAliveGranularity}};
+  if (transport.type() == "RDMA") {
+    object["max_srq_depth"] = o.srq_entries;
+    object["no_srq"] = false;
+    object["acceptor_backlog"] = o.backlog;
+    object["no_wr_batching"] = false;
+  } else {
+    object["c2h_success"] = true;
+    object["sock_priority"] = 0;
+  }
+  return object;
 }
 
 Reply get_transports(Target& target, const json::object& params) {
@@ -329,16 +360,37 @@ Reply get_qpairs(Target& target, const json::object& params) {
   return json::value(std::move(list));
 }
 
+json::array devices_json(const std::vector<fabric::TargetDeviceStats>& devices) {
+  json::array list;
+  for (const fabric::TargetDeviceStats& d : devices)
+    list.push_back(json::object{{"name", d.name},
+                                {"polls", d.polls},
+                                {"idle_polls", d.idle_polls},
+                                {"completions", d.completions},
+                                {"requests", d.requests},
+                                {"pending_data_buffer", d.pending_data_buffer},
+                                {"pending_rdma_read", d.pending_rdma_read},
+                                {"pending_rdma_send", d.pending_rdma_send},
+                                {"total_send_wrs", d.total_send_wrs},
+                                {"send_doorbell_updates", d.send_doorbell_updates},
+                                {"total_recv_wrs", d.total_recv_wrs},
+                                {"recv_doorbell_updates", d.recv_doorbell_updates}});
+  return list;
+}
+
 json::object group_json(const Target::GroupStats& group) {
   json::array transports;
-  for (const auto& [type, stats] : group.transports)
-    transports.push_back(json::object{{"trtype", type},
-                                      {"connections", stats.connections},
-                                      {"protocol_errors", stats.protocol_errors},
-                                      {"digest_errors", stats.digest_errors},
-                                      {"pending_data_buffer", stats.waited_for_buffers},
-                                      {"receive_calls", stats.receive_calls},
-                                      {"send_calls", stats.send_calls}});
+  for (const auto& [type, stats] : group.transports) {
+    json::object transport{{"trtype", type},
+                           {"connections", stats.connections},
+                           {"protocol_errors", stats.protocol_errors},
+                           {"digest_errors", stats.digest_errors},
+                           {"pending_data_buffer", stats.waited_for_buffers},
+                           {"receive_calls", stats.receive_calls},
+                           {"send_calls", stats.send_calls}};
+    if (type == "RDMA") transport["devices"] = devices_json(stats.devices);
+    transports.push_back(std::move(transport));
+  }
   return {{"name", group.name},
           {"admin_qpairs", group.admin_queues},
           {"io_qpairs", group.io_queues},

@@ -5,7 +5,6 @@
 
 #include <cerrno>
 
-#include "base/checked.h"
 #include "base/log.h"
 #include "fabric/tcp/target_queue.h"
 
@@ -14,26 +13,6 @@ namespace {
 
 constexpr int kBacklog = 1024;
 constexpr unsigned kAcceptsPerPollMax = 64;
-
-Result<void> check(const TargetOptions& o) {
-  auto wrong = [](const char* what, uint64_t value, const char* range) {
-    return Error(Errc::invalid_argument, fmt::format("{} {} is not {}", what, value, range));
-  };
-  if (o.max_queue_depth < 2 || o.max_queue_depth > 4096)
-    return wrong("queue depth", o.max_queue_depth, "between 2 and 4096");
-  if (o.max_admin_depth < 2 || o.max_admin_depth > 4096)
-    return wrong("admin queue depth", o.max_admin_depth, "between 2 and 4096");
-  if (o.max_io_queues < 1 || o.max_io_queues > 1023) return wrong("I/O queues", o.max_io_queues, "between 1 and 1023");
-  if (o.in_capsule_bytes > 65536 || o.in_capsule_bytes % 512 != 0)
-    return wrong("in-capsule data size", o.in_capsule_bytes, "a multiple of 512 up to 65536");
-  if (o.max_io_bytes < 8192 || o.max_io_bytes > 1024 * 1024 || !is_power_of_two(o.max_io_bytes))
-    return wrong("transfer size", o.max_io_bytes, "a power of two between 8192 and 1048576");
-  if (o.buffer_bytes < 65536 || o.buffer_bytes > o.max_io_bytes * 16u || o.buffer_bytes % 4096 != 0)
-    return wrong("buffer size", o.buffer_bytes, "a multiple of 4096 from 65536 on");
-  if (uint64_t{o.buffers} * o.buffer_bytes < o.max_io_bytes || o.buffers > 65536)
-    return wrong("number of buffers", o.buffers, "enough for one transfer, and at most 65536");
-  return {};
-}
 
 }  // namespace
 
@@ -87,7 +66,7 @@ class TcpTarget::Listener final : public TargetListener, private Source {
 Result<std::unique_ptr<TcpTarget>> TcpTarget::create(std::vector<Reactor*> reactors, TargetAcceptor& acceptor,
                                                      TargetOptions options) {
   DE_ASSERT(!reactors.empty());
-  TRY(check(options));
+  TRY(check_target_options(options));
   return std::unique_ptr<TcpTarget>(new TcpTarget(std::move(reactors), acceptor, options));
 }
 
@@ -131,7 +110,8 @@ TargetTransportStats TcpTarget::stats(size_t reactor_index) const {
           .digest_errors = c.digest_errors.load(std::memory_order_relaxed),
           .waited_for_buffers = c.waited_for_buffers.load(std::memory_order_relaxed),
           .receive_calls = c.receive_calls.load(std::memory_order_relaxed),
-          .send_calls = c.send_calls.load(std::memory_order_relaxed)};
+          .send_calls = c.send_calls.load(std::memory_order_relaxed),
+          .devices = {}};
 }
 
 void TcpTarget::stop(std::function<void()> done) {

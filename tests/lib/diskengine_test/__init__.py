@@ -1,6 +1,6 @@
 """What the integration and VM tests share: processes under test, a JSON-RPC client, deadlines, guests."""
 
-from . import linux_nvme
+from . import linux_nvme, rdma
 from .blobstore import Blobstore
 from .case import TestCase
 from .deadline import scaled, wait_until
@@ -33,6 +33,7 @@ __all__ = [
     "TestCase",
     "linux_nvme",
     "program",
+    "rdma",
     "scaled",
     "wait_until",
 ]

@@ -39,7 +39,8 @@ class GuestCommandFailed(AssertionError):
 
 class Guest:
     def __init__(
-        self, directory, name="guest", modules=(), programs=(), files=None, memory_mb=512, cpus=1, qemu_args=()
+        self, directory, name="guest", modules=(), programs=(), files=None, memory_mb=512, cpus=1, qemu_args=(),
+        libraries=(),
     ):
         self.directory = directory
         self.name = name
@@ -48,6 +49,7 @@ class Guest:
         self.modules = list(modules)
         self.programs = list(programs)
         self.files = dict(files or {})
+        self.libraries = list(libraries)  # opened by programs themselves, so not seen by ldd
         self.qemu_args = list(qemu_args)
         self.process = None
         self.boot_s = None
@@ -83,7 +85,7 @@ class Guest:
 
     def start(self, wait_ready=True):
         kernel, version = kernel_image()
-        image = initramfs(version, self.modules, self.programs, self.files)
+        image = initramfs(version, self.modules, self.programs, self.files, self.libraries)
         self._console_path = os.path.join(self.directory, f"{self.name}.console")
         self._port_path = os.path.join(self.directory, f"{self.name}.port")
         started = time.monotonic()

@@ -121,15 +121,17 @@ def build(modules, programs, libraries, files):
     return archive.bytes()
 
 
-def initramfs(version, modules=(), programs=(), files=None):
-    """The path of an initramfs with these kernel modules, host programs (by name or path) and files {path: content}.
+def initramfs(version, modules=(), programs=(), files=None, libraries=()):
+    """The path of an initramfs with these kernel modules, host programs (by name or path), files {path: content}, and
+    shared libraries (by path) that a program opens by itself, each with what it needs.
 
     Built once for each set of inputs and kept in build/vm/.
     """
     files = files or {}
     module_paths = module_files(modules, version)
     program_paths = [find_program(name) for name in programs]
-    libraries = sorted({library for path in program_paths for library in libraries_of(path)})
+    needed = {library for path in [*program_paths, *libraries] for library in libraries_of(path)}
+    libraries = sorted({*libraries, *needed})
 
     key = hashlib.sha256(repr((FORMAT, version, sorted(files.items()), os.environ.get("PATH"))).encode())
     for path in [*module_paths, *program_paths, *libraries, INIT, BUSYBOX]:
