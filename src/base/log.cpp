@@ -46,8 +46,9 @@ void log_start(LogLevel level) {
 void log_stop() {
   if (!logger) return;
   logger->flush();
-  logger.reset();
+  // Ends the writing thread, and the references its queue holds, before the logger goes.
   spdlog::shutdown();
+  logger.reset();
 }
 
 void log_set_level(LogLevel level) noexcept { current_level.store(level, std::memory_order_relaxed); }

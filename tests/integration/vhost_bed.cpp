@@ -110,6 +110,14 @@ Result<void> Bed::run(std::function<Task<Result<void>>()> task) {
   return result.get_future().get();
 }
 
+void Bed::order() {
+  for (const auto& reactor : reactors_) {
+    std::promise<void> passed;
+    reactor->post([&] { passed.set_value(); });
+    passed.get_future().get();
+  }
+}
+
 std::shared_ptr<HoldDisk> Bed::add_disk(DeviceInfo info) {
   return on_main<std::shared_ptr<HoldDisk>>([this, &info] {
     auto disk = std::make_shared<HoldDisk>(std::move(info));

@@ -59,6 +59,7 @@ TEST_F(VhostDisk, WhatIsWrittenIsReadBackWithEveryKindOfRing) {
       ASSERT_NE(disk, nullptr);
       EXPECT_EQ(disk->config().capacity, 8192u);
       expect_data_round_trip(*disk, 8, 4096, event_idx ? 1 : 2);
+      bed.order();
       EXPECT_EQ(std::memcmp(device->bytes.data() + 8 * 512, disk->data(), 4096), 0);
       expect_data_round_trip(*disk, 100, 1 << 20, 3);
       EXPECT_EQ(run(*disk, VirtioBlkType::flush, 0, 0), spec::kVirtioBlkOk);
@@ -78,8 +79,10 @@ TEST_F(VhostDisk, ItNamesItselfAndZeroesAndDiscardsRanges) {
   ASSERT_EQ(run(*disk, VirtioBlkType::get_id, 0, 20), spec::kVirtioBlkOk);
   EXPECT_EQ(std::string(reinterpret_cast<char*>(disk->data()), 20), "a name longer than t");
   std::memset(device->bytes.data(), 0xee, device->bytes.size());
+  bed.order();
   EXPECT_EQ(run_range(*disk, VirtioBlkType::discard, 8, 8), spec::kVirtioBlkOk);
   EXPECT_EQ(run_range(*disk, VirtioBlkType::write_zeroes, 24, 8, spec::kVirtioBlkRangeUnmap), spec::kVirtioBlkOk);
+  bed.order();
   for (const uint64_t sector : {0, 7, 16, 23, 32}) EXPECT_EQ(device->bytes[sector * 512], 0xee) << sector;
   for (const uint64_t sector : {8, 15, 24, 31}) EXPECT_EQ(device->bytes[sector * 512 + 511], 0) << sector;
   EXPECT_EQ(run_range(*disk, VirtioBlkType::discard, 8, 8, 1), spec::kVirtioBlkUnsupp);
@@ -116,6 +119,7 @@ TEST_F(VhostDisk, AReadOnlyDiskSaysSoAndKeepsItsData) {
   EXPECT_EQ(run(*disk, VirtioBlkType::out, 0, 512), spec::kVirtioBlkIoErr);
   EXPECT_EQ(run_range(*disk, VirtioBlkType::discard, 0, 1), spec::kVirtioBlkIoErr);
   EXPECT_EQ(run(*disk, VirtioBlkType::in, 0, 512), spec::kVirtioBlkOk);
+  bed.order();
   EXPECT_EQ(device->bytes[0], 0);
 }
 
@@ -128,6 +132,7 @@ TEST_F(VhostDisk, TransfersLongerThanTheDeviceTakesGoInParts) {
   expect_data_round_trip(*disk, 16, 512 * 24, 1);
   expect_data_round_trip(*disk, 16, 512 * 25, 2);
   expect_data_round_trip(*disk, 3, 512 * 1000, 3);
+  bed.order();
   EXPECT_EQ(std::memcmp(device->bytes.data() + 3 * 512, disk->data(), 512 * 1000), 0);
   EXPECT_EQ(device->most_blocks, 24u);
 }
@@ -189,6 +194,7 @@ TEST_F(VhostDisk, AFrontEndThatVanishesIsDrainedBeforeTheNextIsServed) {
   ASSERT_TRUE(eventually([&] { return device->held == 4; }));
   EXPECT_EQ(bed.queues("vhost.0")[0].outstanding, 4u);
   std::memset(device->bytes.data(), 0x5a, 4 * 512);
+  bed.order();
   first->disconnect();
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_TRUE(bed.connected("vhost.0")) << "its requests are under way";
@@ -280,6 +286,7 @@ TEST_F(VhostDisk, ADeviceThatIsRemovedLeavesADiskOfErrors) {
 TEST_F(VhostDisk, AResizeIsAnnouncedAndUsable) {
   auto device = bed.add_disk(disk_info("disk"));
   device->bytes.resize(16384 * 512);
+  bed.order();
   ASSERT_TRUE(bed.create("vhost.0", "disk"));
   auto disk = connect();
   int channel[2];
