@@ -20,6 +20,7 @@ class FakeDataPlane;
 struct FakeFabric {
   std::mutex mutex;
   std::map<std::string, FakeDataPlane*> listeners;
+  std::vector<const FakeDataPlane*> planes;  // all of them, for who is connected where
 };
 
 class FakeDataPlane {
@@ -35,6 +36,10 @@ class FakeDataPlane {
   void fail_next(const std::string& method, int code, const std::string& message);
   // Calls of `method` are answered with "Method not found" from now on.
   void lack(const std::string& method);
+
+  // From now on commands of that host never come back from the disk: removing it times out. Until let_drain().
+  void hold_io_of(const std::string& host);
+  void let_drain();
 
   // What SPDK does by itself after some time: I/O to a lost target fails, so the mirror drops its leg.
   void drop_lost_legs();
