@@ -99,6 +99,14 @@ class LoopsTest : public ::testing::Test {
     }
   }
 
+  // Only the storage nodes' loops: the compute node's cannot be reached.
+  void run_storage(int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      for (size_t loop = 0; loop < 2; ++loop) ASSERT_TRUE(loops_[loop]->run());
+      environment_.pause_ms(1000);
+    }
+  }
+
   int64_t make_volume() {
     return store_->create_volume({.name = "v", .size_bytes = kSize, .block_size = 512, .disk_ids = disks_}).value();
   }
@@ -168,6 +176,72 @@ TEST_F(LoopsTest, each_export_admits_exactly_the_current_writer) {
   run();
   EXPECT_NE(s1().ask("nvmf_get_subsystems").find(host_nqn(attachment_, 2)), std::string::npos);
   EXPECT_EQ(s1().ask("nvmf_get_subsystems").find(host_nqn(attachment_ - 1, 1)), std::string::npos);
+}
+
+// The compute node cannot be reached by its loops, and its volume goes to another attachment: what the old host has
+// under way at a storage node keeps the replica there out until it is drained.
+TEST_F(LoopsTest, a_replica_is_used_only_when_the_former_hosts_io_is_drained) {
+  make_ready();
+  const std::string former = host_nqn(attachment_, 1);
+  s1().hold_io_of(former);
+  ASSERT_TRUE(store_->remove_attachment(attachment_));
+  attachment_ = attach(volume_);
+  run_storage(3);
+  EXPECT_EQ(graph().replicas[0].status.state, "waiting");
+  EXPECT_NE(graph().replicas[0].status.reason.find("I/O of the former host " + former), std::string::npos)
+      << graph().replicas[0].status.reason;
+  EXPECT_EQ(graph().replicas[0].fenced_epoch, 1);
+  EXPECT_EQ(graph().replicas[0].admitted_host, "");
+  EXPECT_EQ(graph().replicas[1].fenced_epoch, 2);
+  c1().stop();
+  c1().start();
+  run(2);
+  EXPECT_EQ(attachment().status.state, "waiting") << attachment().status.reason;
+  EXPECT_EQ(c1().ask("bdev_raid_get_bdevs"), "[]");
+  s1().let_drain();
+  run(6);
+  EXPECT_EQ(graph().replicas[0].fenced_epoch, 2);
+  EXPECT_EQ(attachment().status, (Status{"ready", ""}));
+}
+
+TEST_F(LoopsTest, a_replica_that_cannot_be_fenced_leaves_in_sync_before_the_mirror_starts_without_it) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s1().hold_io_of(host_nqn(attachment_, 1));
+  ASSERT_TRUE(store_->remove_attachment(attachment_));
+  attachment_ = attach(volume_);
+  run_storage(2);
+  c1().stop();
+  c1().start();
+  run(13);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[1]});
+  EXPECT_EQ(attachment().status.state, "degraded");
+  EXPECT_NE(attachment().status.reason.find("former host"), std::string::npos) << attachment().status.reason;
+  s1().let_drain();
+  run(4);
+  EXPECT_EQ(attachment().status.state, "rebuilding");
+}
+
+TEST_F(LoopsTest, a_data_plane_that_does_not_tell_who_is_connected_is_not_trusted_to_be_fenced) {
+  s1().lack("nvmf_subsystem_get_controllers");
+  volume_ = make_volume();
+  run();
+  attachment_ = attach(volume_);
+  run();
+  EXPECT_NE(graph().replicas[0].status.reason.find("cannot be seen whether former hosts are gone"), std::string::npos);
+  EXPECT_EQ(graph().replicas[0].fenced_epoch, 0);
+}
+
+TEST_F(LoopsTest, an_attachment_that_lost_its_epoch_is_taken_down_and_never_writes_again) {
+  make_ready();
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
+  run();
+  EXPECT_EQ(attachment().status.state, "failed");
+  EXPECT_NE(attachment().status.reason.find("has epoch 2 by now, this attachment 1"), std::string::npos)
+      << attachment().status.reason;
+  for (const char* method : {"vhost_get_controllers", "bdev_raid_get_bdevs", "bdev_nvme_get_controllers"})
+    EXPECT_EQ(c1().ask(method), "[]") << method;
 }
 
 TEST_F(LoopsTest, running_again_when_all_is_ready_changes_nothing) {

@@ -91,6 +91,7 @@ struct VolumeLvolMapping {
   int64_t slot = 0;
   std::string nqn;
   std::string admitted_host;  // host NQN that the export is known to admit; empty: none
+  int64_t fenced_epoch = 0;   // the last epoch at which no other host had anything under way; never goes back
   Status status;
 };
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "base/log.h"
 #include "control/baremetal/attach.h"
 #include "control/baremetal/baremetal_health.h"
@@ -96,8 +98,9 @@ Result<int> NodeLoop::compute_pass() {
   int steps = 0;
   for (const VolumeVmMapping& attachment : graph.attachments) {
     if (attachment.node_id != node_id_) continue;
-    TRY_ASSIGN(const int taken,
-               attachment.wanted ? attachment_pass(graph, attachment, view) : detachment_pass(graph, attachment, view));
+    TRY_ASSIGN(const int taken, attachment.wanted && !attachment_wish(graph, attachment).lost_epoch
+                                    ? attachment_pass(graph, attachment, view)
+                                    : detachment_pass(graph, attachment, view));
     steps += taken;
   }
   return steps;
@@ -119,7 +122,8 @@ Result<int> NodeLoop::attachment_pass(const Graph& graph, const VolumeVmMapping&
 // From the guest's side inwards: nothing is taken away under something that still uses it.
 Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view) {
   LoopContext loop = context();
-  const AttachmentWish wish = attachment_wish(graph, attachment);
+  AttachmentWish wish = attachment_wish(graph, attachment);
+  const bool is_wanted = std::exchange(wish.wanted, false);
   std::string trouble;
   TRY_ASSIGN(const int hidden, ensure_vhost(loop, wish, view, false));
   if (hidden > 0) return hidden;
@@ -129,6 +133,16 @@ Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping&
   if (disconnected > 0) return disconnected;
   bool is_gone = view.vhost(wish.vhost_name) == nullptr && view.raid(wish.raid_name) == nullptr;
   for (const LegWish& leg : wish.legs) is_gone = is_gone && view.controller(leg.controller_name) == nullptr;
+  if (is_wanted) {
+    // It lost its epoch: whoever took it over writes now, and this one never again.
+    TRY(store_.set_status(
+        Kind::attachment, wish.id,
+        make_status(
+            state::kFailed,
+            fmt::format("volume {} has epoch {} by now, this attachment {}: it may not write any more; delete it",
+                        wish.volume_name, wish.volume_epoch, wish.epoch))));
+    return 0;
+  }
   if (is_gone) {
     TRY(store_.remove_attachment(wish.id));
     return 1;

@@ -22,6 +22,8 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
   wish.size_bytes = volume->size_bytes;
   wish.block_size = volume->block_size;
   wish.epoch = attachment.epoch;
+  wish.volume_epoch = volume->epoch;
+  wish.lost_epoch = volume->epoch != attachment.epoch || volume->writer != attachment.id;
   wish.in_sync = volume->in_sync;
   wish.host_nqn = host_nqn(attachment.id, attachment.epoch);
   wish.raid_name = raid_bdev_name(volume->id);
@@ -38,7 +40,7 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
       leg.address = node->address;
       leg.port = node->port;
     }
-    leg.admitted = replica->admitted_host == wish.host_nqn;
+    leg.admitted = replica->admitted_host == wish.host_nqn && replica->fenced_epoch == wish.epoch;
     leg.in_sync = std::find(volume->in_sync.begin(), volume->in_sync.end(), replica->id) != volume->in_sync.end();
     leg.replica_reason = replica->status.state == state::kReady
                              ? "its export does not admit this attachment yet"
@@ -50,14 +52,13 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
 
 bool leg_usable(const LegWish& leg, const ComputeView& view) {
   const ControllerView* controller = view.controller(leg.controller_name);
-  return controller != nullptr && controller->state == "enabled" && view.bdev(leg.bdev_name) != nullptr;
+  return leg.admitted && controller != nullptr && controller->state == "enabled" && view.bdev(leg.bdev_name) != nullptr;
 }
 
 std::string leg_trouble(const LegWish& leg, const ComputeView& view) {
   const ControllerView* controller = view.controller(leg.controller_name);
-  if (controller == nullptr)
-    return leg.admitted ? fmt::format("{} is not connected", leg.describe())
-                        : fmt::format("{}: {}", leg.describe(), leg.replica_reason);
+  if (controller == nullptr && leg.admitted) return fmt::format("{} is not connected", leg.describe());
+  if (!leg.admitted) return fmt::format("{}: {}", leg.describe(), leg.replica_reason);
   if (controller->state != "enabled")
     return fmt::format("{} does not answer at {}:{} (controller is {}); is its data plane running?", leg.describe(),
                        leg.address, leg.port, controller->state);

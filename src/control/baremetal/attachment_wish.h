@@ -20,7 +20,7 @@ struct LegWish {
   std::string node_name;
   std::string address;
   int64_t port = 0;
-  bool admitted = false;  // its export is known to admit this attachment's host NQN
+  bool admitted = false;  // its export admits this attachment's host NQN, and is fenced at the attachment's epoch
   bool in_sync = false;
   std::string replica_reason;  // why it is not admitted yet
 
@@ -31,6 +31,8 @@ struct LegWish {
 struct AttachmentWish {
   int64_t id = 0;
   bool wanted = true;
+  bool lost_epoch = false;  // the volume has another epoch or writer: this attachment may never write again
+  int64_t volume_epoch = 0;
   int64_t volume_id = 0;
   std::string volume_name;
   int64_t size_bytes = 0;
@@ -45,7 +47,7 @@ struct AttachmentWish {
 
 AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attachment);
 
-// True when the leg's controller can do I/O and its bdev is there.
+// True when the leg is fenced for this attachment, its controller can do I/O and its bdev is there.
 bool leg_usable(const LegWish& leg, const ComputeView& view);
 // Why it is not, for people.
 std::string leg_trouble(const LegWish& leg, const ComputeView& view);

@@ -93,8 +93,13 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
     case RaidStep::create_stand_in:
       return data_plane.create_stand_in(
           {.name = plan.bdev, .num_blocks = wish.size_bytes / wish.block_size, .block_size = wish.block_size});
-    case RaidStep::create:
-      return data_plane.create_raid1(wish.raid_name, plan.legs);
+    case RaidStep::create: {
+      // The last look: only under the epoch we hold, and only from the set that the plan was made from.
+      TRY_ASSIGN(const bool is_held,
+                 context.store.is_held(
+                     {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.id, .in_sync = wish.in_sync}));
+      return is_held ? data_plane.create_raid1(wish.raid_name, plan.legs) : Result<void>();
+    }
     case RaidStep::remove_stand_in:
       return data_plane.remove_leg(plan.bdev);
     case RaidStep::delete_stand_in:

@@ -1,10 +1,12 @@
 // ensure_raid: an attached volume has its RAID1 bdev raid_<volume id> over the base bdevs of its replicas, and a volume
 // that is not attached has none.
 //
-// Only replicas that the database calls in sync are put together; the others come in by rebuild (run_health_iteration).
-// An in-sync replica that stays away longer than the grace leaves `in_sync` in the database first, by compare-and-set,
-// and only then the mirror starts without it. RAID1 without a superblock cannot be created with a place free, so a
-// stand-in bdev holds the place for a moment and is taken out before anyone reads or writes.
+// Only replicas that the database calls in sync and that are fenced at the attachment's epoch are put together, and
+// only while the database, asked right before, has that epoch, writer and set; the others come in by rebuild
+// (run_health_iteration). An in-sync replica that stays away, or not fenced, longer than the grace leaves `in_sync` in
+// the database first, by compare-and-set, and only then the mirror starts without it. RAID1 without a superblock cannot
+// be created with a place free, so a stand-in bdev holds the place for a moment and is taken out before anyone reads or
+// writes.
 //
 // Runs on the thread of its node's loops.
 #pragma once

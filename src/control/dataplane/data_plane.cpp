@@ -92,8 +92,13 @@ Result<void> DataPlane::admit_host(const std::string& nqn, const std::string& ho
   return change("nvmf_subsystem_add_host", {{"nqn", nqn}, {"host", host}});
 }
 
-Result<void> DataPlane::remove_host(const std::string& nqn, const std::string& host) {
-  return change("nvmf_subsystem_remove_host", {{"nqn", nqn}, {"host", host}});
+Result<void> DataPlane::remove_host(const std::string& nqn, const std::string& host, int64_t timeout_ms) {
+  constexpr const char* kMethod = "nvmf_subsystem_remove_host";
+  Result<void> removed = change(kMethod, {{"nqn", nqn}, {"host", host}, {"timeout_ms", timeout_ms}});
+  // Older targets do not know the limit, and answer when all is drained.
+  if (!removed && removed.error().code() == Errc::invalid_argument)
+    return change(kMethod, {{"nqn", nqn}, {"host", host}});
+  return removed;
 }
 
 Result<void> DataPlane::attach_controller(const ControllerSpec& spec) {

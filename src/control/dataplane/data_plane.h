@@ -92,7 +92,12 @@ class DataPlane {
   Result<void> add_listener(const ListenerSpec& spec);
   Result<void> disallow_any_host(const std::string& nqn);
   Result<void> admit_host(const std::string& nqn, const std::string& host);
-  Result<void> remove_host(const std::string& nqn, const std::string& host);
+  // Returns when nothing of the host can reach the namespace any more. A time-out is an error: the host is off the list
+  // then and may still have I/O under way, which connected_hosts() shows.
+  Result<void> remove_host(const std::string& nqn, const std::string& host, int64_t timeout_ms);
+  // The host NQNs that have controllers on the subsystem; one that is being disconnected is among them until its last
+  // command has come back.
+  Result<std::vector<std::string>> connected_hosts(const std::string& nqn);
 
   // --- compute node
   Result<void> attach_controller(const ControllerSpec& spec);

@@ -109,6 +109,13 @@ Result<TargetView> DataPlane::observe_target() {
   return view;
 }
 
+Result<std::vector<std::string>> DataPlane::connected_hosts(const std::string& nqn) {
+  TRY_ASSIGN(const json::value answer, call("nvmf_subsystem_get_controllers", json::object{{"nqn", nqn}}));
+  std::vector<std::string> hosts;
+  for_each(&answer, [&](const json::value& controller) { hosts.push_back(text(controller, "hostnqn")); });
+  return hosts;
+}
+
 Result<ComputeView> DataPlane::observe_compute() {
   ComputeView view;
   TRY_ASSIGN(view.bdevs, bdevs());

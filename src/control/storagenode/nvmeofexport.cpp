@@ -46,13 +46,36 @@ Result<void> run_step(LoopContext& context, const ExportWish& wish, const Export
     case ExportStep::disallow_any_host:
       return target.disallow_any_host(wish.nqn);
     case ExportStep::remove_host:
-      return target.remove_host(wish.nqn, plan.host);
-    case ExportStep::admit_host:
-      return target.admit_host(wish.nqn, plan.host);
+      return target.remove_host(wish.nqn, plan.host, context.limits.fence_timeout_ms);
+    case ExportStep::admit_host: {
+      // What was read a moment ago may be an old epoch by now; its host must not get in again.
+      TRY_ASSIGN(const bool is_held,
+                 context.store.is_held(
+                     {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.writer, .in_sync = {}}));
+      return is_held ? target.admit_host(wish.nqn, plan.host) : Result<void>();
+    }
     case ExportStep::none:
       break;
   }
   return {};
+}
+
+// The export is as wished; is anybody else still at work there? Records the fence when not.
+Result<Status> fence(LoopContext& context, const ExportWish& wish, const VolumeLvolMapping& replica) {
+  const bool is_fenced = replica.fenced_epoch == wish.epoch && replica.admitted_host == wish.host;
+  if (wish.host.empty() || is_fenced) return make_status(state::kReady);
+  const Result<std::vector<std::string>> hosts = context.data_plane.connected_hosts(wish.nqn);
+  if (!hosts) {
+    if (hosts.error().code() == Errc::unreachable) return hosts.error();
+    return make_status(state::kWaiting, "it cannot be seen whether former hosts are gone: " + hosts.error().message());
+  }
+  for (const std::string& host : *hosts)
+    if (host != wish.host)
+      return make_status(
+          state::kWaiting,
+          fmt::format("not fenced for epoch {} yet: I/O of the former host {} is still under way", wish.epoch, host));
+  TRY(context.store.set_fenced({.replica_id = replica.id, .epoch = wish.epoch, .host_nqn = wish.host}));
+  return make_status(state::kReady);
 }
 
 }  // namespace
@@ -68,6 +91,9 @@ ExportWish export_wish(const Graph& graph, const VolumeLvolMapping& replica) {
   wish.address = node->address;
   wish.port = node->port;
   if (volume->writer != 0) wish.host = host_nqn(volume->writer, volume->epoch);
+  wish.volume_id = volume->id;
+  wish.epoch = volume->epoch;
+  wish.writer = volume->writer;
   wish.wanted = volume->wanted;
   wish.lvol_reason = fmt::format("its lvol {} is {}{}{}", lvol->uuid.empty() ? lvol_name(lvol->id) : lvol->uuid,
                                  lvol->status.state, lvol->status.reason.empty() ? "" : ": ", lvol->status.reason);
@@ -112,9 +138,13 @@ Result<int> reconcile_exports(LoopContext& context, const Graph& graph, const Ta
       if (plan.step == ExportStep::create_transport) return steps;  // one for all; the others look again
       continue;
     }
-    const std::string admitted = plan.status.state == state::kReady ? wish.host : std::string();
-    if (admitted != replica.admitted_host) TRY(context.store.set_admitted_host(replica.id, admitted));
-    TRY(context.store.set_status(Kind::replica, replica.id, plan.status));
+    Status status = plan.status;
+    if (status.state == state::kReady) {
+      TRY_ASSIGN(status, fence(context, wish, replica));
+    }
+    const bool is_admitted = status.state == state::kReady && !wish.host.empty();
+    if (!is_admitted && !replica.admitted_host.empty()) TRY(context.store.set_not_admitted(replica.id));
+    TRY(context.store.set_status(Kind::replica, replica.id, status));
   }
   return steps;
 }

@@ -1,6 +1,11 @@
 // reconcile_exports: every replica on this node is exported as its own NVMe-oF subsystem with one namespace, backed by
 // the lvol bdev, on the node's TCP address; it admits exactly the host NQN of the volume's current writer, or nobody.
 //
+// It is also the fence: once the export admits only the writer of the volume's epoch, and no controller of another host
+// is left (then all of their I/O is drained), that is recorded as the replica's `fenced_epoch`, together with the host.
+// Only then the writer connects, and nothing is assembled before. A host is admitted only while the database, asked
+// right before, has its epoch.
+//
 // Runs on the thread of its node's loops.
 #pragma once
 
@@ -18,6 +23,9 @@ struct ExportWish {
   std::string address;
   int64_t port = 0;
   std::string host;  // the one host NQN to admit; empty: none
+  int64_t volume_id = 0;
+  int64_t epoch = 0;   // the volume's
+  int64_t writer = 0;  // that the host NQN belongs to
   bool wanted = true;
   std::string lvol_reason;  // why the lvol has no bdev yet
 };

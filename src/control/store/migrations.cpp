@@ -126,6 +126,12 @@ CREATE TABLE commit_receipts (
 );
 )sql";
 
+// The highest epoch at which the replica is known to admit nobody but the volume's writer, with nothing of a former
+// host under way.
+constexpr std::string_view kFencing = R"sql(
+ALTER TABLE volume_lvol_mapping ADD COLUMN fenced_epoch BIGINT NOT NULL DEFAULT 0;
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -139,7 +145,8 @@ Result<int64_t> current_version(SqlConnection& connection) {
 }  // namespace
 
 const std::vector<Migration>& migrations() {
-  static const std::vector<Migration> all = {{1, "first cut", kFirstCut}, {2, "commit receipts", kCommitReceipts}};
+  static const std::vector<Migration> all = {
+      {1, "first cut", kFirstCut}, {2, "commit receipts", kCommitReceipts}, {3, "fencing", kFencing}};
   return all;
 }
 

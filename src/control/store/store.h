@@ -38,6 +38,20 @@ struct InSyncChange {
   std::vector<int64_t> next;  // never empty
 };
 
+// What a step relies on, for a last look before it is taken.
+struct HeldEpoch {
+  int64_t volume_id = 0;
+  int64_t epoch = 0;
+  int64_t writer = 0;
+  std::vector<int64_t> in_sync;  // empty: any
+};
+
+struct Fence {
+  int64_t replica_id = 0;
+  int64_t epoch = 0;
+  std::string host_nqn;
+};
+
 class Store {
  public:
   // Brings the schema up to date. `environment` outlives the store.
@@ -48,6 +62,8 @@ class Store {
   // Whether the database answers.
   Result<void> check();
   Result<Graph> load_graph();
+  // Whether the volume still has that epoch, writer and set.
+  Result<bool> is_held(const HeldEpoch& held);
   // The newest first, at most `limit`.
   Result<std::vector<Event>> events(int64_t limit);
   Result<std::vector<Operation>> operations(int64_t limit);
@@ -71,7 +87,11 @@ class Store {
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
   // The lvol exists, under this UUID.
   Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);
-  Result<void> set_admitted_host(int64_t replica_id, const std::string& host_nqn);
+  // The replica's export admits nobody that it is known of.
+  Result<void> set_not_admitted(int64_t replica_id);
+  // The replica's export admits exactly that host, and nothing of another one is under way there. False, and nothing
+  // changed, when the volume has another epoch by now or the replica was fenced for a later one.
+  Result<bool> set_fenced(const Fence& fence);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
   // Compare-and-set, with an event; false when the epoch or the set was no longer the expected one. True means durable.
   // After an error nothing may be assumed: read the volume again and decide from that.

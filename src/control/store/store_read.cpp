@@ -58,7 +58,8 @@ VolumeLvolMapping replica_of_row(const SqlRow& row) {
                            .slot = row.integer(3),
                            .nqn = row.text(4),
                            .admitted_host = row.text(5),
-                           .status = {row.text(6), row.text(7)}};
+                           .fenced_epoch = row.integer(6),
+                           .status = {row.text(7), row.text(8)}};
 }
 
 VolumeVmMapping attachment_of_row(const SqlRow& row) {
@@ -130,16 +131,25 @@ Result<Graph> Store::load_graph() {
       *connection_,
       "SELECT id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason FROM lvols ORDER BY id",
       lvol_of_row, &graph.lvols));
-  TRY(load(*connection_,
-           "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, state, reason FROM volume_lvol_mapping "
-           "ORDER BY volume_id, slot",
-           replica_of_row, &graph.replicas));
+  TRY(load(
+      *connection_,
+      "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, fenced_epoch, state, reason FROM volume_lvol_mapping "
+      "ORDER BY volume_id, slot",
+      replica_of_row, &graph.replicas));
   TRY(load(*connection_,
            "SELECT id, volume_id, node_id, epoch, socket_path, rebuild_percent, wanted, state, reason "
            "FROM volume_vm_mapping ORDER BY id",
            attachment_of_row, &graph.attachments));
   TRY(transaction.commit());
   return graph;
+}
+
+Result<bool> Store::is_held(const HeldEpoch& held) {
+  const std::lock_guard lock(mutex_);
+  TRY_ASSIGN(const std::vector<SqlRow> rows,
+             connection_->query("SELECT in_sync FROM volumes WHERE id = $1 AND epoch = $2 AND writer = $3",
+                                {held.volume_id, held.epoch, held.writer}));
+  return !rows.empty() && (held.in_sync.empty() || ids_from_text(rows[0].text(0)) == held.in_sync);
 }
 
 Result<std::vector<Event>> Store::events(int64_t limit) {

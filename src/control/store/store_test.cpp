@@ -135,6 +135,34 @@ TEST_P(StoreTest, in_sync_changes_only_from_the_expected_set_in_the_expected_epo
   EXPECT_EQ(store_->load_graph()->volume(volume)->in_sync, one);
 }
 
+TEST_P(StoreTest, a_fence_is_recorded_for_the_current_epoch_alone_and_never_goes_back) {
+  const int64_t volume = make_volume();
+  const int64_t replica = store_->load_graph()->replicas[0].id;
+  EXPECT_FALSE(*store_->set_fenced({.replica_id = replica, .epoch = 1, .host_nqn = "h1"})) << "not attached yet";
+  const int64_t first =
+      store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}).value();
+  EXPECT_TRUE(*store_->set_fenced({.replica_id = replica, .epoch = 1, .host_nqn = "h1"}));
+  EXPECT_TRUE(*store_->set_fenced({.replica_id = replica, .epoch = 1, .host_nqn = "h1"})) << "twice is no harm";
+  ASSERT_TRUE(store_->remove_attachment(first));
+  ASSERT_TRUE(store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 1}));
+  EXPECT_FALSE(*store_->set_fenced({.replica_id = replica, .epoch = 1, .host_nqn = "h1"})) << "the epoch is over";
+  EXPECT_TRUE(*store_->set_fenced({.replica_id = replica, .epoch = 2, .host_nqn = "h2"}));
+  EXPECT_EQ(store_->load_graph()->replica(replica)->fenced_epoch, 2);
+  EXPECT_EQ(store_->load_graph()->replica(replica)->admitted_host, "h2");
+}
+
+TEST_P(StoreTest, an_epoch_is_held_only_with_its_writer_and_its_set) {
+  const int64_t volume = make_volume();
+  const std::vector<int64_t> both = store_->load_graph()->volume(volume)->in_sync;
+  const int64_t writer =
+      store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}).value();
+  EXPECT_TRUE(*store_->is_held({.volume_id = volume, .epoch = 1, .writer = writer, .in_sync = both}));
+  EXPECT_TRUE(*store_->is_held({.volume_id = volume, .epoch = 1, .writer = writer, .in_sync = {}}));
+  EXPECT_FALSE(*store_->is_held({.volume_id = volume, .epoch = 0, .writer = writer, .in_sync = both}));
+  EXPECT_FALSE(*store_->is_held({.volume_id = volume, .epoch = 1, .writer = writer + 1, .in_sync = both}));
+  EXPECT_FALSE(*store_->is_held({.volume_id = volume, .epoch = 1, .writer = writer, .in_sync = {both[0]}}));
+}
+
 TEST_P(StoreTest, an_attached_volume_is_not_deleted) {
   const int64_t volume = make_volume();
   ASSERT_TRUE(store_->create_attachment({.volume_id = volume, .node_id = compute_, .expected_epoch = 0}));

@@ -293,10 +293,23 @@ Result<void> Store::set_provisioned(int64_t lvol_id, const std::string& uuid) {
   return {};
 }
 
-Result<void> Store::set_admitted_host(int64_t replica_id, const std::string& host_nqn) {
+Result<void> Store::set_not_admitted(int64_t replica_id) {
   const std::lock_guard lock(mutex_);
-  TRY(connection_->execute("UPDATE volume_lvol_mapping SET admitted_host = $1 WHERE id = $2", {host_nqn, replica_id}));
+  TRY(connection_->execute("UPDATE volume_lvol_mapping SET admitted_host = '' WHERE id = $1", {replica_id}));
   return {};
+}
+
+Result<bool> Store::set_fenced(const Fence& fence) {
+  const std::lock_guard lock(mutex_);
+  TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
+  TRY_ASSIGN(const int64_t changed,
+             connection_->execute(
+                 "UPDATE volume_lvol_mapping SET admitted_host = $1, fenced_epoch = $2 WHERE id = $3 AND fenced_epoch "
+                 "<= $2 AND EXISTS (SELECT 1 FROM volumes v WHERE v.id = volume_lvol_mapping.volume_id AND v.epoch = "
+                 "$2)",
+                 {fence.host_nqn, fence.epoch, fence.replica_id}));
+  TRY(transaction.commit());
+  return changed == 1;
 }
 
 Result<void> Store::set_rebuild_percent(int64_t attachment_id, int64_t percent) {

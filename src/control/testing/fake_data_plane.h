@@ -21,6 +21,7 @@ struct FakeFabric {
   std::mutex mutex;
   std::map<std::string, FakeDataPlane*> listeners;
   int64_t uuids_made = 0;
+  std::vector<const FakeDataPlane*> planes;  // all of them, for who is connected where
 };
 
 class FakeDataPlane {
@@ -42,6 +43,10 @@ class FakeDataPlane {
   void lose_lvols();
   // The file holds an lvol store that someone else made.
   void put_foreign_store(const std::string& path);
+
+  // From now on commands of that host never come back from the disk: removing it times out. Until let_drain().
+  void hold_io_of(const std::string& host);
+  void let_drain();
 
   // What SPDK does by itself after some time: I/O to a lost target fails, so the mirror drops its leg.
   void drop_lost_legs();

@@ -48,6 +48,7 @@ struct FakeSubsystem {
   std::string bdev;  // namespace 1, or empty
   std::string ns_uuid;
   std::set<std::string> hosts;
+  std::set<std::string> draining;      // off the list, with I/O under way
   std::vector<std::string> listeners;  // "address:port"
 };
 
@@ -86,6 +87,7 @@ struct FakeDataPlane::State {
   bool has_tcp = false;
   std::map<std::string, RpcFailure> failures;
   std::set<std::string> lacking;
+  std::set<std::string> held_hosts;
   std::vector<std::string> changes;
 
   std::optional<client::UnixListener> listener;
@@ -96,6 +98,7 @@ struct FakeDataPlane::State {
   void serve_connection(client::UnixStream stream);
   json::value handle(const std::string& method, const json::value& params);
   json::value observe(const std::string& method) const;
+  json::value controllers_on(const std::string& nqn) const;
   void change(const std::string& method, const json::value& params);
   void change_target(const std::string& method, const json::value& params);
   void change_compute(const std::string& method, const json::value& params);
@@ -291,7 +294,13 @@ void FakeDataPlane::State::change_target(const std::string& method, const json::
   } else if (method == "nvmf_subsystem_add_host") {
     subsystem(params).hosts.insert(text(params, "host"));
   } else if (method == "nvmf_subsystem_remove_host") {
-    subsystem(params).hosts.erase(text(params, "host"));
+    const std::string host = text(params, "host");
+    const bool was_connected = json::serialize(controllers_on(nqn)).find('"' + host + '"') != std::string::npos;
+    if (subsystem(params).hosts.erase(host) == 0) throw RpcFailure{-32603, "Internal error"};
+    if (was_connected && held_hosts.contains(host)) {
+      subsystem(params).draining.insert(host);
+      throw RpcFailure{-32603, "Timeout reached during host removal"};
+    }
   } else {
     throw RpcFailure{-32601, "Method not found"};
   }
@@ -357,6 +366,18 @@ void FakeDataPlane::State::change_compute(const std::string& method, const json:
   } else {
     change_target(method, params);
   }
+}
+
+json::value FakeDataPlane::State::controllers_on(const std::string& nqn) const {
+  json::array list;
+  const auto found = subsystems.find(nqn);
+  if (found == subsystems.end()) throw RpcFailure{-32602, "Invalid parameters"};
+  for (const FakeDataPlane* plane : fabric->planes)
+    for (const auto& [name, controller] : plane->state_->controllers)
+      if (controller.connected && reach(controller) == &found->second)
+        list.emplace_back(json::object{{"hostnqn", controller.host}});
+  for (const std::string& host : found->second.draining) list.emplace_back(json::object{{"hostnqn", host}});
+  return list;
 }
 
 json::value FakeDataPlane::State::raid_json(const std::string& name, const FakeRaid& mirror) const {
@@ -451,6 +472,7 @@ json::value FakeDataPlane::State::handle(const std::string& method, const json::
     throw thrown;
   }
   if (kObservers.contains(method)) return observe(method);
+  if (method == "nvmf_subsystem_get_controllers") return controllers_on(text(params, "nqn"));
   reply = true;
   change_compute(method, params);
   std::string object = text(params, "name");
@@ -502,9 +524,15 @@ FakeDataPlane::FakeDataPlane(std::string socket_path, std::shared_ptr<FakeFabric
   state_->socket_path = std::move(socket_path);
   state_->fabric = std::move(fabric);
   state_->self = this;
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->fabric->planes.push_back(this);
 }
 
-FakeDataPlane::~FakeDataPlane() { stop(); }
+FakeDataPlane::~FakeDataPlane() {
+  stop();
+  const std::lock_guard lock(state_->fabric->mutex);
+  std::erase(state_->fabric->planes, this);
+}
 
 void FakeDataPlane::start() {
   Result<client::UnixListener> listener = client::UnixListener::listen(state_->socket_path);
@@ -556,6 +584,17 @@ void FakeDataPlane::put_foreign_store(const std::string& path) {
 void FakeDataPlane::lack(const std::string& method) {
   const std::lock_guard lock(state_->fabric->mutex);
   state_->lacking.insert(method);
+}
+
+void FakeDataPlane::hold_io_of(const std::string& host) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->held_hosts.insert(host);
+}
+
+void FakeDataPlane::let_drain() {
+  const std::lock_guard lock(state_->fabric->mutex);
+  state_->held_hosts.clear();
+  for (auto& [nqn, subsystem] : state_->subsystems) subsystem.draining.clear();
 }
 
 void FakeDataPlane::drop_lost_legs() {
