@@ -1,7 +1,8 @@
 // Random histories of a store against a model, cut off by power failures: I/O and operations at the same time, a disk
-// that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512 bytes. What must hold:
-// while it runs, a read returns what was written last; after a cut the store loads with no help and no damage, every
-// acknowledged and flushed write is there, what was under way has happened or not, and no cluster is lost or shared.
+// that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512 bytes. What must
+// hold: while it runs, a read returns what was written last; after a cut the store loads with no help and no damage,
+// every acknowledged and flushed write is there, what was under way has happened or not, and no cluster is lost or
+// shared.
 #include <cstdlib>
 #include <map>
 #include <set>
@@ -42,7 +43,8 @@ struct Block {
       }
   }
   bool may_survive(uint64_t stamp) const {
-    return unknown || std::any_of(values.begin(), values.end(), [&](const Value& value) { return value.stamp == stamp; });
+    return unknown ||
+           std::any_of(values.begin(), values.end(), [&](const Value& value) { return value.stamp == stamp; });
   }
   bool may_be_read(uint64_t stamp) const {
     if (unknown) return true;
@@ -232,8 +234,7 @@ class History {
       }
     } else if (!volume->read_only) {
       operating_ = true;
-      spawn<Result<void>>(store_->inflate(store_->find(name), random_.chance(1, 2)),
-                          [this](Result<void>) { ended(); });
+      spawn<Result<void>>(store_->inflate(store_->find(name), random_.chance(1, 2)), [this](Result<void>) { ended(); });
     }
   }
   void ended() {
@@ -415,8 +416,7 @@ class History {
     auto loaded = world_->run(Store::load(world_->main(), disk_));
     ASSERT_TRUE(loaded) << loaded.error().message();
     store_ = std::move(loaded).value();
-    for (const auto& [id, blob] : store_->blobs())
-      ASSERT_FALSE(blob->damaged()) << blob->name << ": " << blob->damage;
+    for (const auto& [id, blob] : store_->blobs()) ASSERT_FALSE(blob->damaged()) << blob->name << ": " << blob->damage;
     const auto report = world_->run(store_->check(false)).value();
     ASSERT_TRUE(report.sound()) << report.findings.front().text;
     reconcile();

@@ -63,8 +63,7 @@ std::string_view name_of(Finding::Kind kind) noexcept {
   return "unknown";
 }
 
-LvolManager::LvolManager(DeviceRegistry& registry, uint64_t random_seed)
-    : registry_(registry), random_(random_seed) {
+LvolManager::LvolManager(DeviceRegistry& registry, uint64_t random_seed) : registry_(registry), random_(random_seed) {
   registry_.observe(*this);
 }
 
@@ -108,8 +107,9 @@ Result<LvolManager::Held*> LvolManager::take_up(std::shared_ptr<Store> store, co
   if (stores_.size() >= kStoresMax)
     return Error(Errc::no_space, fmt::format("there are {} lvol stores, the most there can be", kStoresMax));
   if (find_store(store->name()) != nullptr || find_store(store->uuid().to_string()) != nullptr)
-    return Error(Errc::already_exists, fmt::format("device '{}': its lvol store '{}' ({}) has the name or UUID of another",
-                                                   disk->name(), store->name(), store->uuid().to_string()));
+    return Error(Errc::already_exists,
+                 fmt::format("device '{}': its lvol store '{}' ({}) has the name or UUID of another", disk->name(),
+                             store->name(), store->uuid().to_string()));
   disk->release();
   TRY(disk->claim("lvol store " + store->name()));
   stores_.push_back(std::make_unique<Held>(*this, std::move(store), disk));
@@ -142,8 +142,11 @@ void LvolManager::list(Held& held, const std::shared_ptr<Blob>& blob) {
   LOG_WARN("lvol", "store '{}': lvol '{}' ({:#x}) is damaged: {}", held.store->name(), blob->name, blob->id,
            blob->damage);
   if (events_.on_damaged)
-    events_.on_damaged({.uuid = blob->uuid, .name = blob->name, .blob_id = blob->id,
-                        .store_name = held.store->name(), .reason = blob->damage});
+    events_.on_damaged({.uuid = blob->uuid,
+                        .name = blob->name,
+                        .blob_id = blob->id,
+                        .store_name = held.store->name(),
+                        .reason = blob->damage});
 }
 
 Task<Result<Uuid>> LvolManager::create_store(CreateStore options) {

@@ -147,7 +147,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   Task<Result<void>> delete_damaged(BlobPtr blob);
   Task<Result<void>> merge_into_clone(Blob& blob, Blob& clone, std::vector<uint32_t>& freed);
   Task<Result<void>> snapshot_locked(Blob& blob, Blob& made);
-  Task<Result<void>> own_all(BlobPtr blob, bool only_what_parent_has);
+  Task<Result<void>> own_and_freeze(BlobPtr blob, std::function<bool(uint64_t)> must);
+  static bool hides_below(const Blob& parent, uint64_t cluster);
   bool must_own(const Blob& blob, uint64_t cluster, bool only_what_parent_has) const;
   Task<Result<void>> stand_alone(BlobPtr blob, bool only_what_parent_has);
   void adopt(BlobPtr blob);

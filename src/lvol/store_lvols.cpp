@@ -314,7 +314,11 @@ Task<Result<void>> Store::delete_blob(BlobPtr blob) {
   const BlobPtr clone = blobs_.at(blob->clones.front()->id);
   Result<Operation> on_clone = Operation::begin(clone, "the deletion of its snapshot");
   CO_TRY(on_clone);
-  co_await clone->board.freeze(clone, main_);
+  const std::function<bool(uint64_t)> must = [&blob, &clone](uint64_t cluster) {
+    return clone->map.lookup(cluster) == ClusterMap::kUnallocated && hides_below(*blob, cluster);
+  };
+  const Result<void> owned = co_await own_and_freeze(clone, must);
+  CO_TRY(owned);
   std::vector<uint32_t> freed;
   co_await metadata_mutex_.lock();
   const Result<void> merged = co_await merge_into_clone(*blob, *clone, freed);
