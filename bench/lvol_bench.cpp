@@ -1,6 +1,6 @@
-// What a lvol costs: 4 KiB requests to an allocated thin lvol beside the same requests to the bare disk, and the time of
-// the first write to a cluster, new and after a snapshot, for each cluster size. On a RAM disk, and on the file that is
-// named (made 4 GiB large, then removed).
+// What a lvol costs: 4 KiB requests to an allocated thin lvol beside the same requests to the bare disk, and the time
+// of the first write to a cluster, new and after a snapshot, for each cluster size. On a RAM disk, and on the file that
+// is named (made 4 GiB large, then removed).
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -191,10 +191,8 @@ int run_all(const char* path) {
   Reactor reactor({.name = "bench", .use_ring = path != nullptr});
   Random random(1);
   if (path == nullptr) {
-    auto disk = RamDisk::create({.name = "ram",
-                                 .uuid = random.uuid(),
-                                 .block_size = kBlockSize,
-                                 .size_blocks = kDiskBytes / kBlockSize});
+    auto disk = RamDisk::create(
+        {.name = "ram", .uuid = random.uuid(), .block_size = kBlockSize, .size_blocks = kDiskBytes / kBlockSize});
     DE_ASSERT(disk);
     measure(reactor, "ram", *disk);
     return 0;

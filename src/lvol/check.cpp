@@ -95,6 +95,7 @@ Task<Result<CheckReport>> Store::check_disk(Reactor& main, std::shared_ptr<Devic
   Bitmap pages(store->space_.pages.size()), clusters(store->space_.clusters.size());
   store->count_uses(freed, pages, clusters);
   store->free_leaked(freed, pages, clusters, true);
+  const bool sound = store->damaged().empty();
   Result<void> written = co_await store->journal_.mark_dirty();
   if (!written) {
     store->abandon();
@@ -102,7 +103,10 @@ Task<Result<CheckReport>> Store::check_disk(Reactor& main, std::shared_ptr<Devic
   }
   written = co_await store->unload();
   CO_TRY(written);
-  for (Finding& finding : report.findings) finding.repaired = finding.repairable;
+  for (Finding& finding : report.findings) {
+    const bool leak = finding.kind == Finding::Kind::leaked_pages || finding.kind == Finding::Kind::leaked_clusters;
+    finding.repaired = finding.repairable && (sound || !leak);
+  }
   co_return report;
 }
 
@@ -150,18 +154,21 @@ bool Store::at_rest() const {
 }
 
 void Store::free_leaked(CheckReport& report, const Bitmap& pages, const Bitmap& clusters, bool repair) {
+  // They may be a damaged lvol's, whose pages might still be brought back.
+  const bool sound = damaged().empty();
+  repair = repair && sound;
   const uint64_t leaked_pages = count_beyond(space_.pages, pages);
   const uint64_t leaked_clusters = count_beyond(space_.clusters, clusters);
   if (leaked_pages != 0)
     add(report, {.kind = Finding::Kind::leaked_pages,
                  .count = leaked_pages,
-                 .repairable = true,
+                 .repairable = sound,
                  .repaired = repair,
                  .text = fmt::format("{} metadata pages are held back and belong to nothing", leaked_pages)});
   if (leaked_clusters != 0)
     add(report, {.kind = Finding::Kind::leaked_clusters,
                  .count = leaked_clusters,
-                 .repairable = true,
+                 .repairable = sound,
                  .repaired = repair,
                  .text = fmt::format("{} clusters are held back and belong to nothing", leaked_clusters)});
   if (!repair) return;

@@ -1,8 +1,8 @@
 // Random histories of a store against a model, cut off by power failures: I/O from two reactors and operations at the
-// same time, a disk that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512 bytes. What must
-// hold: while it runs, a read returns what was written last; after a cut the store loads with no help and no damage,
-// every acknowledged and flushed write is there, what was under way has happened or not, and no cluster is lost or
-// shared.
+// same time, a disk that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512
+// bytes. What must hold: while it runs, a read returns what was written last; after a cut the store loads with no help
+// and no damage, every acknowledged and flushed write is there, what was under way has happened or not, and no cluster
+// is lost or shared.
 #include <cstdlib>
 #include <map>
 #include <set>
@@ -65,7 +65,7 @@ struct Volume {
   std::vector<Block> blocks;
   bool read_only = false;
   unsigned ios = 0;
-  bool locked = false;  // no I/O: it is being resized or deleted
+  bool locked = false;                               // no I/O: it is being resized or deleted
   std::array<std::unique_ptr<Channel>, 2> channels;  // on the main reactor and the other one
 
   void close() { channels = {}; }
@@ -127,7 +127,8 @@ class History {
       step();
       for (Reactor* reactor : {&world_->main(), &world_->other()})
         disk_->complete_some(*reactor, random_, static_cast<unsigned>(random_.below(5)));
-      for (uint64_t turns = random_.below(5); turns-- > 0;) (random_.chance(2, 3) ? world_->main() : world_->other()).turn();
+      for (uint64_t turns = random_.below(5); turns-- > 0;)
+        (random_.chance(2, 3) ? world_->main() : world_->other()).turn();
     }
   }
 

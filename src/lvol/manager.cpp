@@ -136,7 +136,10 @@ Result<LvolManager::Held*> LvolManager::take_up(std::shared_ptr<Store> store, co
 void LvolManager::list(Held& held, const std::shared_ptr<Blob>& blob) {
   if (!blob->damaged()) {
     Result<void> added = registry_.add(LvolDevice::make(held.store, blob));
-    if (!added) blob->damage = added.error().message();
+    if (!added) {
+      blob->damage = added.error().message();
+      blob->damaged_pages = blob->pages;
+    }
   }
   if (!blob->damaged()) return;
   LOG_WARN("lvol", "store '{}': lvol '{}' ({:#x}) is damaged: {}", held.store->name(), blob->name, blob->id,
@@ -233,7 +236,7 @@ void LvolManager::on_device_added(const std::shared_ptr<Device>& device) {
 Task<Result<void>> LvolManager::close_lvols(Held& held) {
   Reactor& main = registry_.main_reactor();
   const std::shared_ptr<Store> store = held.store;
-  store->stop_waiting();
+  store->set_stopping(true);
   const auto busy = [&] {
     return std::any_of(store->blobs().begin(), store->blobs().end(),
                        [](const auto& entry) { return entry.second->operation != nullptr; });
@@ -263,6 +266,7 @@ Task<Result<void>> LvolManager::close_store(Held& held, bool lost) {
   const Result<void> closed = co_await close_lvols(held);
   if (!closed) {
     held.closing = false;
+    held.store->set_stopping(false);
     co_return Error(Errc::busy, closed.error().message());
   }
   const std::shared_ptr<Store> store = held.store;
@@ -386,11 +390,13 @@ Task<void> LvolManager::stop() {
 
 void LvolManager::watch_space(Held& held) {
   held.store->space().changed = [this, &held] {
-    const StoreInfo info = held.store->info();
+    const uint64_t free = held.store->space().free_clusters();
+    const uint64_t total = held.store->data_clusters();
     for (size_t i = 0; i < std::size(kThresholdsPercent); ++i) {
-      const bool below = info.free_clusters * 100 < info.total_data_clusters * kThresholdsPercent[i];
+      const bool below = free * 100 < total * kThresholdsPercent[i];
       if (below == held.below[i]) continue;
       held.below[i] = below;
+      const StoreInfo info = held.store->info();
       if (below)
         LOG_WARN("lvol", "store '{}': less than {} % of its clusters are free", info.name, kThresholdsPercent[i]);
       if (events_.on_threshold) events_.on_threshold(info, kThresholdsPercent[i], below);

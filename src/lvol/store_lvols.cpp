@@ -184,7 +184,7 @@ Task<Result<void>> Store::create_locked(Blob& blob, const NewBlob& options, cons
   if (!options.esnap_id.empty()) {
     blob.flags.invalid |= bs::Flags::kExternalSnapshot;
     blob.internal_xattrs = {{std::string(bs::kXattrExternalId), xattr_text(options.esnap_id)}};
-    blob.esnap_id = options.esnap_id;
+    blob.set_esnap_id(options.esnap_id);
     blob.esnap.set(options.esnap);
   }
   blob.thin = options.thin;
@@ -302,6 +302,8 @@ Task<Result<void>> Store::delete_blob(BlobPtr blob) {
   if (blob->clones.size() > 1)
     co_return Error(Errc::busy, fmt::format("lvol '{}' has {} clones", blob->name, blob->clones.size()));
   if (blob->damaged()) {
+    if (!blob->clones.empty())
+      co_return Error(Errc::busy, fmt::format("lvol '{}' is damaged and has a clone", blob->name));
     Result<void> deleted = co_await delete_damaged(blob);
     co_return deleted;
   }

@@ -40,9 +40,8 @@ void adopt_record(Blob& blob, const bs::BlobRecord& record) {
   blob.internal_xattrs = record.internal_xattrs;
   blob.thin = record.thin();
   blob.read_only = (record.flags.data_ro & bs::Flags::kReadOnly) != 0;
-  blob.esnap_id = (record.flags.invalid & bs::Flags::kExternalSnapshot) != 0
-                      ? text_of(record.find_internal(bs::kXattrExternalId))
-                      : std::string();
+  const bool outside = (record.flags.invalid & bs::Flags::kExternalSnapshot) != 0;
+  blob.set_esnap_id(outside ? text_of(record.find_internal(bs::kXattrExternalId)) : std::string());
 }
 
 }  // namespace
