@@ -121,9 +121,11 @@ Task<Result<void>> Store::unload() {
   co_await metadata_mutex_.lock();
   Result<void> outcome;
   if (!journal_.clean()) {
-    outcome = journal_.frozen().empty()
-                  ? co_await write_masks()
-                  : Result<void>(Error(Errc::io_error, "its metadata could not be written: " + journal_.frozen()));
+    if (journal_.frozen().empty()) {
+      outcome = co_await write_masks();
+    } else {
+      outcome = Error(Errc::io_error, "its metadata could not be written: " + journal_.frozen());
+    }
     if (outcome) outcome = co_await journal_.mark_clean();
   }
   metadata_mutex_.unlock();
