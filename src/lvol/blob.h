@@ -55,8 +55,9 @@ struct Blob {
 
   std::atomic<Blob*> parent{nullptr};
   std::vector<Blob*> clones;
-  std::string esnap_id;  // not empty: its parent is an outside device, with this UUID
-  DeviceSlot esnap;      // that device; null: missing
+  std::string esnap_id;                  // not empty: its parent is an outside device, with this UUID
+  std::atomic<bool> has_outside{false};  // the same, for other reactors
+  DeviceSlot esnap;                      // that device; null: missing
   std::atomic<bool> thin{false};
   std::atomic<bool> read_only{false};
   bool pause_when_full = false;
@@ -69,6 +70,10 @@ struct Blob {
   std::vector<uint32_t> damaged_clusters;  // likewise
   const char* operation = nullptr;         // under way on it; others are refused
 
+  void set_esnap_id(std::string outside_uuid) {
+    esnap_id = std::move(outside_uuid);
+    has_outside.store(!esnap_id.empty(), std::memory_order_release);
+  }
   bool damaged() const noexcept { return !damage.empty(); }
 
   // The end of its chain of parents, maybe itself.
@@ -96,7 +101,8 @@ inline Source source_of(const Blob& blob, uint64_t cluster) noexcept {
     if (where != ClusterMap::kUnallocated) return {Source::Kind::cluster, where};
     at = parent;
   }
-  return {at->esnap_id.empty() ? Source::Kind::zeroes : Source::Kind::outside, 0};
+  const bool outside = at->has_outside.load(std::memory_order_acquire);
+  return {outside ? Source::Kind::outside : Source::Kind::zeroes, 0};
 }
 
 }  // namespace diskengine::lvol

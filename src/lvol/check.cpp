@@ -27,7 +27,10 @@ uint64_t count_beyond(const Bitmap& a, const Bitmap& b) {
 void compare_masks(CheckReport& report, const LoadedStore& found, bool repaired) {
   const auto differ = [&](Finding::Kind kind, uint64_t count, std::string_view what) {
     if (count == 0) return;
-    add(report, {.kind = kind, .count = count, .repairable = true, .repaired = repaired,
+    add(report, {.kind = kind,
+                 .count = count,
+                 .repairable = true,
+                 .repaired = repaired,
                  .text = fmt::format("{} {}", count, what)});
   };
   differ(Finding::Kind::leaked_pages, count_beyond(found.disk_pages, found.pages),
@@ -48,7 +51,9 @@ CheckReport report_of(const LoadedStore& found, bool repaired) {
   report.pages_total = found.super.md_len;
   report.pages_used = found.pages.count();
   if (found.super_seal != bs::Seal::good)
-    add(report, {.kind = Finding::Kind::super_block, .repairable = true, .repaired = repaired,
+    add(report, {.kind = Finding::Kind::super_block,
+                 .repairable = true,
+                 .repaired = repaired,
                  .text = "the checksum of the super block is wrong: a change of its clean flag was torn"});
   if (!found.mask_damage.empty())
     add(report, {.kind = Finding::Kind::bad_mask, .repairable = true, .repaired = repaired, .text = found.mask_damage});
@@ -90,6 +95,7 @@ Task<Result<CheckReport>> Store::check_disk(Reactor& main, std::shared_ptr<Devic
   Bitmap pages(store->space_.pages.size()), clusters(store->space_.clusters.size());
   store->count_uses(freed, pages, clusters);
   store->free_leaked(freed, pages, clusters, true);
+  const bool sound = store->damaged().empty();
   Result<void> written = co_await store->journal_.mark_dirty();
   if (!written) {
     store->abandon();
@@ -97,7 +103,10 @@ Task<Result<CheckReport>> Store::check_disk(Reactor& main, std::shared_ptr<Devic
   }
   written = co_await store->unload();
   CO_TRY(written);
-  for (Finding& finding : report.findings) finding.repaired = finding.repairable;
+  for (Finding& finding : report.findings) {
+    const bool leak = finding.kind == Finding::Kind::leaked_pages || finding.kind == Finding::Kind::leaked_clusters;
+    finding.repaired = finding.repairable && (sound || !leak);
+  }
   co_return report;
 }
 
@@ -145,13 +154,21 @@ bool Store::at_rest() const {
 }
 
 void Store::free_leaked(CheckReport& report, const Bitmap& pages, const Bitmap& clusters, bool repair) {
+  // They may be a damaged lvol's, whose pages might still be brought back.
+  const bool sound = damaged().empty();
+  repair = repair && sound;
   const uint64_t leaked_pages = count_beyond(space_.pages, pages);
   const uint64_t leaked_clusters = count_beyond(space_.clusters, clusters);
   if (leaked_pages != 0)
-    add(report, {.kind = Finding::Kind::leaked_pages, .count = leaked_pages, .repairable = true, .repaired = repair,
+    add(report, {.kind = Finding::Kind::leaked_pages,
+                 .count = leaked_pages,
+                 .repairable = sound,
+                 .repaired = repair,
                  .text = fmt::format("{} metadata pages are held back and belong to nothing", leaked_pages)});
   if (leaked_clusters != 0)
-    add(report, {.kind = Finding::Kind::leaked_clusters, .count = leaked_clusters, .repairable = true,
+    add(report, {.kind = Finding::Kind::leaked_clusters,
+                 .count = leaked_clusters,
+                 .repairable = sound,
                  .repaired = repair,
                  .text = fmt::format("{} clusters are held back and belong to nothing", leaked_clusters)});
   if (!repair) return;

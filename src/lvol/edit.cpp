@@ -77,7 +77,10 @@ bs::BlobRecord Edit::record_of(const Blob& blob) {
   return record;
 }
 
-Result<void> Edit::put_blob(Blob& blob, const bs::BlobRecord& record) {
+Result<void> Edit::put_blob(Blob& blob, const bs::BlobRecord& wanted) {
+  bs::BlobRecord record = wanted;
+  record.flags.invalid &= ~bs::Flags::kInternalXattr;
+  if (!record.internal_xattrs.empty()) record.flags.invalid |= bs::Flags::kInternalXattr;
   TRY_ASSIGN(std::vector<bs::Page> chain, bs::encode_blob(record));
   std::vector<uint32_t> places = {bs::page_of_blob_id(blob.id)};
   for (size_t i = 1; i < chain.size(); ++i) {

@@ -52,7 +52,7 @@ class Edit {
   // The metadata of `blob` as it is now.
   static spec::blobstore::BlobRecord record_of(const Blob& blob);
   // Writes the chain of `blob` to say `record`: its first page in place, the others anew.
-  Result<void> put_blob(Blob& blob, const spec::blobstore::BlobRecord& record);
+  Result<void> put_blob(Blob& blob, const spec::blobstore::BlobRecord& wanted);
   // Its first page no longer begins a blob; its chain is given up.
   void erase_blob(Blob& blob);
   // Writes `clusters` as a new extent page; the page's number.

@@ -1,7 +1,8 @@
-// Random histories of a store against a model, cut off by power failures: I/O and operations at the same time, a disk
-// that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512 bytes. What must hold:
-// while it runs, a read returns what was written last; after a cut the store loads with no help and no damage, every
-// acknowledged and flushed write is there, what was under way has happened or not, and no cluster is lost or shared.
+// Random histories of a store against a model, cut off by power failures: I/O from two reactors and operations at the
+// same time, a disk that answers in any order, and at the cut any part of what was not flushed is lost, torn at 512
+// bytes. What must hold: while it runs, a read returns what was written last; after a cut the store loads with no help
+// and no damage, every acknowledged and flushed write is there, what was under way has happened or not, and no cluster
+// is lost or shared.
 #include <cstdlib>
 #include <map>
 #include <set>
@@ -42,7 +43,8 @@ struct Block {
       }
   }
   bool may_survive(uint64_t stamp) const {
-    return unknown || std::any_of(values.begin(), values.end(), [&](const Value& value) { return value.stamp == stamp; });
+    return unknown ||
+           std::any_of(values.begin(), values.end(), [&](const Value& value) { return value.stamp == stamp; });
   }
   bool may_be_read(uint64_t stamp) const {
     if (unknown) return true;
@@ -63,8 +65,10 @@ struct Volume {
   std::vector<Block> blocks;
   bool read_only = false;
   unsigned ios = 0;
-  bool locked = false;  // no I/O: it is being resized or deleted
-  std::unique_ptr<Channel> channel;
+  bool locked = false;                               // no I/O: it is being resized or deleted
+  std::array<std::unique_ptr<Channel>, 2> channels;  // on the main reactor and the other one
+
+  void close() { channels = {}; }
 };
 
 class History;
@@ -121,8 +125,10 @@ class History {
     disk_->holds = true;
     for (unsigned i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
       step();
-      disk_->complete_some(world_->main(), random_, static_cast<unsigned>(random_.below(5)));
-      for (unsigned turns = 0; turns < 3; ++turns) world_->main().turn();
+      for (Reactor* reactor : {&world_->main(), &world_->other()})
+        disk_->complete_some(*reactor, random_, static_cast<unsigned>(random_.below(5)));
+      for (uint64_t turns = random_.below(5); turns-- > 0;)
+        (random_.chance(2, 3) ? world_->main() : world_->other()).turn();
     }
   }
 
@@ -166,7 +172,14 @@ class History {
       // A snapshot that is being taken may or may not have it.
       if (operating_ && snapshot_of_ == io.volume) snapshot_.blocks[i].begin(io.stamp);
     }
-    volume->channel->submit(io);
+    channel_of(*volume).submit(io);
+  }
+  Channel& channel_of(Volume& volume) {
+    const size_t which = random_.below(2);
+    std::unique_ptr<Channel>& channel = volume.channels[which];
+    if (channel == nullptr)
+      channel = world_->open_on(which == 0 ? world_->main() : world_->other(), store_, store_->find(picked_));
+    return *channel;
   }
 
   Io& make_io(Op op, Volume& volume) {
@@ -179,7 +192,6 @@ class History {
       auto& ended = static_cast<Io&>(done);
       ended.history->completed(ended);
     };
-    if (volume.channel == nullptr) volume.channel = world_->open(store_, store_->find(picked_));
     ++volume.ios;
     Io& made = *io;
     ios_.emplace(&made, std::move(io));
@@ -199,7 +211,7 @@ class History {
     Volume* volume = pick();
     if (volume == nullptr || volume->locked) return;
     Io& io = make_io(Op::flush, *volume);
-    volume->channel->submit(io);
+    channel_of(*volume).submit(io);
   }
 
   static uint64_t stamp_of(const uint8_t* block) {
@@ -232,8 +244,7 @@ class History {
       }
     } else if (!volume->read_only) {
       operating_ = true;
-      spawn<Result<void>>(store_->inflate(store_->find(name), random_.chance(1, 2)),
-                          [this](Result<void>) { ended(); });
+      spawn<Result<void>>(store_->inflate(store_->find(name), random_.chance(1, 2)), [this](Result<void>) { ended(); });
     }
   }
   void ended() {
@@ -314,7 +325,7 @@ class History {
   void begin_delete(const std::string& name) {
     if (store_->find(name)->clones.size() > 1) return;
     operating_ = true;
-    volumes_[name].channel = nullptr;
+    volumes_[name].close();
     volumes_[name].locked = true;
     locked_ = name;
     deleting_ = true;
@@ -350,12 +361,12 @@ class History {
 
   void drain() {
     disk_->holds = false;
-    world_->main().run_until([this] {
-      disk_->complete_some(world_->main(), random_, 1000);
+    world_->run_until([this] {
+      for (Reactor* reactor : {&world_->main(), &world_->other()}) disk_->complete_some(*reactor, random_, 1000);
       return ios_.empty() && !operating_;
     });
     EXPECT_TRUE(ios_.empty() && !operating_) << ios_.size() << " requests never ended";
-    for (auto& [name, volume] : volumes_) volume.channel = nullptr;
+    for (auto& [name, volume] : volumes_) volume.close();
     world_->settle();
   }
   void close_store() {
@@ -415,8 +426,7 @@ class History {
     auto loaded = world_->run(Store::load(world_->main(), disk_));
     ASSERT_TRUE(loaded) << loaded.error().message();
     store_ = std::move(loaded).value();
-    for (const auto& [id, blob] : store_->blobs())
-      ASSERT_FALSE(blob->damaged()) << blob->name << ": " << blob->damage;
+    for (const auto& [id, blob] : store_->blobs()) ASSERT_FALSE(blob->damaged()) << blob->name << ": " << blob->damage;
     const auto report = world_->run(store_->check(false)).value();
     ASSERT_TRUE(report.sound()) << report.findings.front().text;
     reconcile();

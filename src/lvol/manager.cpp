@@ -63,8 +63,7 @@ std::string_view name_of(Finding::Kind kind) noexcept {
   return "unknown";
 }
 
-LvolManager::LvolManager(DeviceRegistry& registry, uint64_t random_seed)
-    : registry_(registry), random_(random_seed) {
+LvolManager::LvolManager(DeviceRegistry& registry, uint64_t random_seed) : registry_(registry), random_(random_seed) {
   registry_.observe(*this);
 }
 
@@ -108,8 +107,9 @@ Result<LvolManager::Held*> LvolManager::take_up(std::shared_ptr<Store> store, co
   if (stores_.size() >= kStoresMax)
     return Error(Errc::no_space, fmt::format("there are {} lvol stores, the most there can be", kStoresMax));
   if (find_store(store->name()) != nullptr || find_store(store->uuid().to_string()) != nullptr)
-    return Error(Errc::already_exists, fmt::format("device '{}': its lvol store '{}' ({}) has the name or UUID of another",
-                                                   disk->name(), store->name(), store->uuid().to_string()));
+    return Error(Errc::already_exists,
+                 fmt::format("device '{}': its lvol store '{}' ({}) has the name or UUID of another", disk->name(),
+                             store->name(), store->uuid().to_string()));
   disk->release();
   TRY(disk->claim("lvol store " + store->name()));
   stores_.push_back(std::make_unique<Held>(*this, std::move(store), disk));
@@ -136,14 +136,20 @@ Result<LvolManager::Held*> LvolManager::take_up(std::shared_ptr<Store> store, co
 void LvolManager::list(Held& held, const std::shared_ptr<Blob>& blob) {
   if (!blob->damaged()) {
     Result<void> added = registry_.add(LvolDevice::make(held.store, blob));
-    if (!added) blob->damage = added.error().message();
+    if (!added) {
+      blob->damage = added.error().message();
+      blob->damaged_pages = blob->pages;
+    }
   }
   if (!blob->damaged()) return;
   LOG_WARN("lvol", "store '{}': lvol '{}' ({:#x}) is damaged: {}", held.store->name(), blob->name, blob->id,
            blob->damage);
   if (events_.on_damaged)
-    events_.on_damaged({.uuid = blob->uuid, .name = blob->name, .blob_id = blob->id,
-                        .store_name = held.store->name(), .reason = blob->damage});
+    events_.on_damaged({.uuid = blob->uuid,
+                        .name = blob->name,
+                        .blob_id = blob->id,
+                        .store_name = held.store->name(),
+                        .reason = blob->damage});
 }
 
 Task<Result<Uuid>> LvolManager::create_store(CreateStore options) {
@@ -230,7 +236,7 @@ void LvolManager::on_device_added(const std::shared_ptr<Device>& device) {
 Task<Result<void>> LvolManager::close_lvols(Held& held) {
   Reactor& main = registry_.main_reactor();
   const std::shared_ptr<Store> store = held.store;
-  store->stop_waiting();
+  store->set_stopping(true);
   const auto busy = [&] {
     return std::any_of(store->blobs().begin(), store->blobs().end(),
                        [](const auto& entry) { return entry.second->operation != nullptr; });
@@ -260,6 +266,7 @@ Task<Result<void>> LvolManager::close_store(Held& held, bool lost) {
   const Result<void> closed = co_await close_lvols(held);
   if (!closed) {
     held.closing = false;
+    held.store->set_stopping(false);
     co_return Error(Errc::busy, closed.error().message());
   }
   const std::shared_ptr<Store> store = held.store;
@@ -383,11 +390,13 @@ Task<void> LvolManager::stop() {
 
 void LvolManager::watch_space(Held& held) {
   held.store->space().changed = [this, &held] {
-    const StoreInfo info = held.store->info();
+    const uint64_t free = held.store->space().free_clusters();
+    const uint64_t total = held.store->data_clusters();
     for (size_t i = 0; i < std::size(kThresholdsPercent); ++i) {
-      const bool below = info.free_clusters * 100 < info.total_data_clusters * kThresholdsPercent[i];
+      const bool below = free * 100 < total * kThresholdsPercent[i];
       if (below == held.below[i]) continue;
       held.below[i] = below;
+      const StoreInfo info = held.store->info();
       if (below)
         LOG_WARN("lvol", "store '{}': less than {} % of its clusters are free", info.name, kThresholdsPercent[i]);
       if (events_.on_threshold) events_.on_threshold(info, kThresholdsPercent[i], below);

@@ -22,14 +22,14 @@ Result<LvolManager::Found> LvolManager::find_lvol(std::string_view name) const {
   const Result<Uuid> uuid = Uuid::parse(name);
   for (const auto& held : stores_) {
     const Store& store = *held->store;
-    const bool in_store = name.size() > store.name().size() && name.starts_with(store.name()) &&
-                          name[store.name().size()] == '/';
+    const bool in_store =
+        name.size() > store.name().size() && name.starts_with(store.name()) && name[store.name().size()] == '/';
     const std::string_view rest = in_store ? name.substr(store.name().size() + 1) : std::string_view();
     for (const auto& [id, blob] : store.blobs()) {
       const bool by_id = in_store && blob->damaged() && rest == fmt::format("{:#x}", id);
       const bool by_uuid = uuid && blob->uuid == *uuid && !uuid->is_nil();
-      const bool by_device = !blob->damaged() && blob->uuid.is_nil() &&
-                             name == fmt::format("{}_{}", store.uuid().to_string(), id);
+      const bool by_device =
+          !blob->damaged() && blob->uuid.is_nil() && name == fmt::format("{}_{}", store.uuid().to_string(), id);
       if (by_uuid || by_id || by_device || (in_store && !blob->name.empty() && rest == blob->name))
         return Found{held.get(), blob};
     }
@@ -162,8 +162,7 @@ Task<Result<LvolInfo>> LvolManager::clone_bdev(std::string bdev, std::string sto
   CO_TRY(check_new_lvol(*store, clone_name, uuid));
   if (info.uuid.is_nil())
     co_return Error(Errc::invalid_argument, fmt::format("device '{}' has no UUID to be found again by", info.name));
-  if (info.size_bytes() % store->geometry().cluster_bytes() != 0 ||
-      store->geometry().unit_bytes % info.block_size != 0)
+  if (info.size_bytes() % store->geometry().cluster_bytes() != 0 || store->geometry().unit_bytes % info.block_size != 0)
     co_return Error(Errc::invalid_argument,
                     fmt::format("device '{}' has {} bytes in blocks of {}: clusters have {}, blocks of lvols {}",
                                 info.name, info.size_bytes(), info.block_size, store->geometry().cluster_bytes(),
@@ -280,8 +279,7 @@ Task<Result<void>> LvolManager::set_parent_bdev(std::string name, std::string bd
   Result<std::shared_ptr<Device>> outside = take_outside(uuid.to_string());
   CO_TRY(outside);
   const std::shared_ptr<Store> store = found->held->store;
-  Result<void> done =
-      co_await store->set_outside_parent(found->blob, uuid.to_string(), std::move(outside).value());
+  Result<void> done = co_await store->set_outside_parent(found->blob, uuid.to_string(), std::move(outside).value());
   drop_unused_outside();
   co_return done;
 }
@@ -309,13 +307,12 @@ Result<uint32_t> LvolManager::start_shallow_copy(std::string name, std::string d
   if (!found.blob->read_only)
     return Error(Errc::permission_denied, fmt::format("lvol '{}' can be written: make it read-only first", name));
   if (to->info().size_bytes() < info.size_bytes)
-    return Error(Errc::invalid_argument,
-                 fmt::format("device '{}' has {} bytes, lvol '{}' has {}", destination_bdev, to->info().size_bytes(),
-                             name, info.size_bytes));
+    return Error(Errc::invalid_argument, fmt::format("device '{}' has {} bytes, lvol '{}' has {}", destination_bdev,
+                                                     to->info().size_bytes(), name, info.size_bytes));
   if (found.held->store->geometry().unit_bytes % to->info().block_size != 0)
-    return Error(Errc::invalid_argument, fmt::format("device '{}' has blocks of {} bytes, lvol '{}' has {}",
-                                                     destination_bdev, to->info().block_size, name,
-                                                     found.held->store->geometry().unit_bytes));
+    return Error(Errc::invalid_argument,
+                 fmt::format("device '{}' has blocks of {} bytes, lvol '{}' has {}", destination_bdev,
+                             to->info().block_size, name, found.held->store->geometry().unit_bytes));
   if (copies_.size() >= kShallowCopiesMax)
     return Error(Errc::busy, "there are too many shallow copies: ask for the state of those that have ended");
   const Result<void> claimed = to->claim("a shallow copy of " + name);
@@ -329,8 +326,7 @@ Result<uint32_t> LvolManager::start_shallow_copy(std::string name, std::string d
 
 Result<ShallowCopyStatus> LvolManager::check_shallow_copy(uint32_t operation_id) {
   const auto at = copies_.find(operation_id);
-  if (at == copies_.end())
-    return Error(Errc::no_device, fmt::format("there is no shallow copy {}", operation_id));
+  if (at == copies_.end()) return Error(Errc::no_device, fmt::format("there is no shallow copy {}", operation_id));
   const ShallowCopyStatus status = at->second->status();
   if (status.ended) copies_.erase(at);
   return status;

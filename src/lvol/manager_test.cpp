@@ -216,9 +216,10 @@ TEST_F(ManagerTest, AStoreGrowsWithItsDisk) {
 
 TEST_F(ManagerTest, ThresholdsAndPausesAreToldAndEnd) {
   std::vector<std::pair<unsigned, bool>> told;
-  manager.set_events({.on_threshold = [&](const StoreInfo&, unsigned percent, bool below) {
-    told.emplace_back(percent, below);
-  }, .on_store_loaded = nullptr, .on_damaged = nullptr});
+  manager.set_events(
+      {.on_threshold = [&](const StoreInfo&, unsigned percent, bool below) { told.emplace_back(percent, below); },
+       .on_store_loaded = nullptr,
+       .on_damaged = nullptr});
   create_store();
   const uint64_t free = manager.stores().front().free_clusters;
   ASSERT_TRUE(create("big", free * 65536, false));

@@ -46,7 +46,8 @@ void Provisioner::take(Piece& piece) {
   }
   const bool whole = piece.offset == 0 && piece.units == store_.geometry().units_per_cluster;
   const bool nothing_below = source_of(blob, piece.cluster).kind == Source::Kind::zeroes;
-  if (whole && piece.gives_up && nothing_below && blob.thin) {
+  // An operation on the lvol may count on what is allocated.
+  if (whole && piece.gives_up && nothing_below && blob.thin && blob.operation == nullptr) {
     Work& work = begin(blob, piece.cluster);
     work.first = &piece;
     work.old_cluster = where;

@@ -48,8 +48,8 @@ Task<Result<void>> ShallowCopy::run() {
         co_return Error(Errc::canceled, "the shallow copy was stopped");
       const std::span<uint8_t> part =
           buffer.span().first(std::min<uint64_t>(buffer.size(), geometry.cluster_bytes() - at));
-      IoStatus status = co_await read_bytes(
-          store_->channel(), geometry.lba_of_cluster(where) + at / geometry.disk_block_bytes, part);
+      IoStatus status =
+          co_await read_bytes(store_->channel(), geometry.lba_of_cluster(where) + at / geometry.disk_block_bytes, part);
       if (!status.ok()) co_return io_failed(store_->disk(), "read a cluster", status);
       const uint64_t to = (cluster * geometry.cluster_bytes() + at) / to_->info().block_size;
       status = co_await write_bytes(*channel, to, part);

@@ -1,5 +1,5 @@
-// Snapshots, clones and outside parents: each lvol goes on showing what it showed, whatever is written, merged or cut off
-// around it.
+// Snapshots, clones and outside parents: each lvol goes on showing what it showed, whatever is written, merged or cut
+// off around it.
 #include "lvol/store.h"
 #include "lvol/test_world.h"
 
@@ -154,6 +154,23 @@ TEST_F(SnapshotTest, ASnapshotInTheMiddleIsMergedForAllAboveIt) {
     EXPECT_TRUE(shows("s1", 9, 1));
     reload(round == 0);
   }
+}
+
+TEST_F(SnapshotTest, WhatAShorterSnapshotHidesStaysHiddenWithoutIt) {
+  create("a", 10);
+  write("a", 5, 1);
+  snapshot(store->find("a"), "long");
+  ASSERT_TRUE(world.run(store->resize_blob(store->find("a"), 2)));
+  snapshot(store->find("a"), "short");
+  ASSERT_TRUE(world.run(store->resize_blob(store->find("a"), 10)));
+  EXPECT_TRUE(shows("a", 5, 0));
+  create("b", 2, store->find("short").get());
+  ASSERT_TRUE(world.run(store->resize_blob(store->find("b"), 10)));
+  EXPECT_TRUE(shows("b", 5, 0));
+  ASSERT_TRUE(world.run(store->inflate(store->find("b"), true)));
+  EXPECT_TRUE(shows("b", 5, 0));
+  ASSERT_TRUE(world.run(store->delete_blob(store->find("short"))));
+  EXPECT_TRUE(shows("a", 5, 0));
 }
 
 TEST_F(SnapshotTest, InflatingAllocatesEverything) {

@@ -121,9 +121,11 @@ Task<Result<void>> Store::unload() {
   co_await metadata_mutex_.lock();
   Result<void> outcome;
   if (!journal_.clean()) {
-    outcome = journal_.frozen().empty()
-                  ? co_await write_masks()
-                  : Result<void>(Error(Errc::io_error, "its metadata could not be written: " + journal_.frozen()));
+    if (journal_.frozen().empty()) {
+      outcome = co_await write_masks();
+    } else {
+      outcome = Error(Errc::io_error, "its metadata could not be written: " + journal_.frozen());
+    }
     if (outcome) outcome = co_await journal_.mark_clean();
   }
   metadata_mutex_.unlock();
@@ -134,7 +136,7 @@ Task<Result<void>> Store::unload() {
 
 void Store::abandon() {
   if (std::exchange(closed_, true)) return;
-  stop_waiting();
+  set_stopping(true);
   auto held = std::make_shared<std::unique_ptr<Channel>>(std::move(channel_));
   (*held)->when_idle([held] { held->reset(); });
   for (auto& [id, blob] : blobs_) {
@@ -144,8 +146,8 @@ void Store::abandon() {
   }
 }
 
-void Store::stop_waiting() {
-  stopping_ = true;
+void Store::set_stopping(bool stopping) {
+  stopping_ = stopping;
   provisioner_.space_changed();
 }
 
@@ -155,7 +157,7 @@ StoreInfo Store::info() const {
   info.uuid = uuid_;
   info.name = name_;
   info.base_bdev = disk_->name();
-  info.total_data_clusters = super.total_clusters() - super.metadata_clusters();
+  info.total_data_clusters = data_clusters();
   info.free_clusters = space_.free_clusters();
   info.block_size = geometry_.unit_bytes;
   info.cluster_bytes = super.cluster_bytes;

@@ -73,6 +73,9 @@ class Store final : public std::enable_shared_from_this<Store> {
   const Uuid& uuid() const noexcept { return uuid_; }
   const std::string& name() const noexcept { return name_; }
   bool stopping() const noexcept { return stopping_; }
+  uint64_t data_clusters() const noexcept {
+    return journal_.super().total_clusters() - journal_.super().metadata_clusters();
+  }
   StoreInfo info() const;
   LvolInfo info_of(const Blob& blob) const;
   std::vector<DamagedLvol> damaged() const;
@@ -107,8 +110,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   Task<Result<void>> unload();
   // The same, but the disk is gone or is to be forgotten: nothing is written.
   void abandon();
-  // Nothing will wait for space any more: the store is about to go.
-  void stop_waiting();
+  // Whether the store is about to go: nothing waits for space any more.
+  void set_stopping(bool stopping);
   // After abandon(): the disk no longer holds a store.
   static Task<Result<void>> wipe(Channel& channel);
 
@@ -147,7 +150,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   Task<Result<void>> delete_damaged(BlobPtr blob);
   Task<Result<void>> merge_into_clone(Blob& blob, Blob& clone, std::vector<uint32_t>& freed);
   Task<Result<void>> snapshot_locked(Blob& blob, Blob& made);
-  Task<Result<void>> own_all(BlobPtr blob, bool only_what_parent_has);
+  Task<Result<void>> own_and_freeze(BlobPtr blob, std::function<bool(uint64_t)> must);
+  static bool hides_below(const Blob& parent, uint64_t cluster);
   bool must_own(const Blob& blob, uint64_t cluster, bool only_what_parent_has) const;
   Task<Result<void>> stand_alone(BlobPtr blob, bool only_what_parent_has);
   void adopt(BlobPtr blob);

@@ -30,7 +30,7 @@ Store::BlobPtr Store::build_blob(LoadedBlob& loaded) {
   if ((blob->flags.data_ro & ~kDataRoKnown) != 0)
     LOG_WARN("lvol", "store '{}': lvol '{}' is read-only: it has flags of a later version", name_, blob->name);
   if ((blob->flags.invalid & bs::Flags::kExternalSnapshot) != 0)
-    blob->esnap_id = text_of(bs::find_xattr(blob->internal_xattrs, bs::kXattrExternalId));
+    blob->set_esnap_id(text_of(bs::find_xattr(blob->internal_xattrs, bs::kXattrExternalId)));
   // A blob that has neither extents nor a table is as good as one with a table.
   blob->has_extent_table = loaded.record.extent_table;
   blob->map.resize(loaded.record.num_clusters);

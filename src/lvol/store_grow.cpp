@@ -16,9 +16,8 @@ Task<Result<void>> Store::grow() {
     co_return Error(Errc::no_space, fmt::format("store '{}': its disk has {} bytes, less than the {} it uses", name_,
                                                 bytes, super.size_bytes));
   if (clusters > super.clusters_max())
-    co_return Error(Errc::no_space,
-                    fmt::format("store '{}': it has room to know {} clusters, its disk now holds {}", name_,
-                                super.clusters_max(), clusters));
+    co_return Error(Errc::no_space, fmt::format("store '{}': it has room to know {} clusters, its disk now holds {}",
+                                                name_, super.clusters_max(), clusters));
   co_await metadata_mutex_.lock();
   Result<void> outcome;
   if (journal_.clean()) outcome = co_await journal_.mark_dirty();

@@ -184,7 +184,7 @@ Task<Result<void>> Store::create_locked(Blob& blob, const NewBlob& options, cons
   if (!options.esnap_id.empty()) {
     blob.flags.invalid |= bs::Flags::kExternalSnapshot;
     blob.internal_xattrs = {{std::string(bs::kXattrExternalId), xattr_text(options.esnap_id)}};
-    blob.esnap_id = options.esnap_id;
+    blob.set_esnap_id(options.esnap_id);
     blob.esnap.set(options.esnap);
   }
   blob.thin = options.thin;
@@ -302,6 +302,8 @@ Task<Result<void>> Store::delete_blob(BlobPtr blob) {
   if (blob->clones.size() > 1)
     co_return Error(Errc::busy, fmt::format("lvol '{}' has {} clones", blob->name, blob->clones.size()));
   if (blob->damaged()) {
+    if (!blob->clones.empty())
+      co_return Error(Errc::busy, fmt::format("lvol '{}' is damaged and has a clone", blob->name));
     Result<void> deleted = co_await delete_damaged(blob);
     co_return deleted;
   }
@@ -314,7 +316,11 @@ Task<Result<void>> Store::delete_blob(BlobPtr blob) {
   const BlobPtr clone = blobs_.at(blob->clones.front()->id);
   Result<Operation> on_clone = Operation::begin(clone, "the deletion of its snapshot");
   CO_TRY(on_clone);
-  co_await clone->board.freeze(clone, main_);
+  const std::function<bool(uint64_t)> must = [&blob, &clone](uint64_t cluster) {
+    return clone->map.lookup(cluster) == ClusterMap::kUnallocated && hides_below(*blob, cluster);
+  };
+  const Result<void> owned = co_await own_and_freeze(clone, must);
+  CO_TRY(owned);
   std::vector<uint32_t> freed;
   co_await metadata_mutex_.lock();
   const Result<void> merged = co_await merge_into_clone(*blob, *clone, freed);

@@ -40,9 +40,8 @@ void adopt_record(Blob& blob, const bs::BlobRecord& record) {
   blob.internal_xattrs = record.internal_xattrs;
   blob.thin = record.thin();
   blob.read_only = (record.flags.data_ro & bs::Flags::kReadOnly) != 0;
-  blob.esnap_id = (record.flags.invalid & bs::Flags::kExternalSnapshot) != 0
-                      ? text_of(record.find_internal(bs::kXattrExternalId))
-                      : std::string();
+  const bool outside = (record.flags.invalid & bs::Flags::kExternalSnapshot) != 0;
+  blob.set_esnap_id(outside ? text_of(record.find_internal(bs::kXattrExternalId)) : std::string());
 }
 
 }  // namespace
@@ -168,24 +167,39 @@ Task<Result<void>> Store::merge_into_clone(Blob& blob, Blob& clone, std::vector<
 
 // --- Inflate and decouple
 
+// Beyond the end of `parent` its clones show zeroes, even where what is below `parent` has something that would come to
+// light without it.
+bool Store::hides_below(const Blob& parent, uint64_t cluster) {
+  return cluster >= parent.map.size() && source_of(parent, cluster).kind != Source::Kind::zeroes;
+}
+
 // Whether `cluster` needs a place of its own before the parent can go.
 bool Store::must_own(const Blob& blob, uint64_t cluster, bool only_what_parent_has) const {
   if (blob.map.lookup(cluster) != ClusterMap::kUnallocated) return false;
   if (!only_what_parent_has) return true;
   const Blob* parent = blob.parent.load(std::memory_order_relaxed);
-  if (parent != nullptr) return parent->map.lookup(cluster) != ClusterMap::kUnallocated;
+  if (parent != nullptr)
+    return parent->map.lookup(cluster) != ClusterMap::kUnallocated || hides_below(*parent, cluster);
   const std::shared_ptr<Device> outside = blob.esnap.get();
   return outside == nullptr || cluster * geometry_.cluster_bytes() < outside->info().size_bytes();
 }
 
-Task<Result<void>> Store::own_all(BlobPtr blob, bool only_what_parent_has) {
-  for (uint64_t cluster = 0; cluster < blob->map.size(); ++cluster) {
-    if (!must_own(*blob, cluster, only_what_parent_has)) continue;
-    if (stopping_) co_return Error(Errc::canceled, fmt::format("store '{}' is being unloaded", name_));
-    const Result<void> owned = co_await provisioner_.own(blob, cluster);
-    CO_TRY(owned);
+// Gives every cluster for which `must` holds a place of its own, and returns with the lvol's I/O stopped.
+Task<Result<void>> Store::own_and_freeze(BlobPtr blob, std::function<bool(uint64_t)> must) {
+  while (true) {
+    for (uint64_t cluster = 0; cluster < blob->map.size(); ++cluster) {
+      if (!must(cluster)) continue;
+      if (stopping_) co_return Error(Errc::canceled, fmt::format("store '{}' is being unloaded", name_));
+      const Result<void> owned = co_await provisioner_.own(blob, cluster);
+      CO_TRY(owned);
+    }
+    co_await blob->board.freeze(blob, main_);
+    // Unmaps that were under way may have made holes.
+    bool all = true;
+    for (uint64_t cluster = 0; cluster < blob->map.size() && all; ++cluster) all = !must(cluster);
+    if (all) co_return Result<void>{};
+    blob->board.thaw(blob);
   }
-  co_return Result<void>{};
 }
 
 Task<Result<void>> Store::inflate(BlobPtr blob, bool only_what_parent_has) {
@@ -197,23 +211,17 @@ Task<Result<void>> Store::inflate(BlobPtr blob, bool only_what_parent_has) {
   if (!blob->esnap_id.empty() && blob->esnap.get() == nullptr)
     co_return Error(Errc::no_device,
                     fmt::format("lvol '{}': its outside parent {} is missing", blob->name, blob->esnap_id));
+  const std::function<bool(uint64_t)> must = [this, &blob, only_what_parent_has](uint64_t cluster) {
+    return must_own(*blob, cluster, only_what_parent_has);
+  };
   uint64_t wanted = 0;
   for (uint64_t cluster = 0; cluster < blob->map.size(); ++cluster)
-    if (must_own(*blob, cluster, only_what_parent_has)) ++wanted;
+    if (must(cluster)) ++wanted;
   if (wanted > space_.free_clusters())
     co_return Error(Errc::no_space, fmt::format("lvol '{}': {} clusters are wanted, {} are free", blob->name, wanted,
                                                 space_.free_clusters()));
-  while (true) {
-    const Result<void> owned = co_await own_all(blob, only_what_parent_has);
-    CO_TRY(owned);
-    co_await blob->board.freeze(blob, main_);
-    // Unmaps that were under way may have made holes.
-    bool all = true;
-    for (uint64_t cluster = 0; cluster < blob->map.size() && all; ++cluster)
-      all = !must_own(*blob, cluster, only_what_parent_has);
-    if (all) break;
-    blob->board.thaw(blob);
-  }
+  const Result<void> owned = co_await own_and_freeze(blob, must);
+  CO_TRY(owned);
   Result<void> outcome = co_await stand_alone(blob, only_what_parent_has);
   blob->board.thaw(blob);
   if (outcome) co_await grace();
