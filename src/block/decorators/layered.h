@@ -50,6 +50,7 @@ class LayeredChannel : public Channel {
     std::span<const iovec> iov;  // the payload to pass on
     iovec* own_iov = nullptr;
     uint64_t deadline_ns = 0;
+    uint64_t token = 0;  // whatever the decorator wants to know at the end
     IoStatus status;
     bool marked = false;
   };
