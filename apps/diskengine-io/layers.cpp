@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "fabric/rdma/host.h"
 #include "fabric/tcp/host.h"
 #include "nvme/manager.h"
 #include "nvmf/target.h"
@@ -33,8 +34,10 @@ Layer disks(const LayerContext& context) {
 
 // The NVMe host and what carries its connections.
 struct NvmeHost {
-  explicit NvmeHost(const LayerContext& context) : manager(context.main(), context.devices, tcp, context.random) {}
+  explicit NvmeHost(const LayerContext& context)
+      : manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}}, context.random) {}
   fabric::tcp::HostTransport tcp;
+  fabric::rdma::HostTransport rdma{fabric::rdma::load_verbs};
   nvme::HostManager manager;
 };
 

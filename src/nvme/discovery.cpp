@@ -10,8 +10,8 @@
 
 namespace diskengine::nvme {
 
-Discovery::Discovery(HostManager& manager, DiscoveryOptions options)
-    : manager_(manager), main_(manager.main_), options_(std::move(options)) {}
+Discovery::Discovery(HostManager& manager, fabric::HostTransport& transport, DiscoveryOptions options)
+    : manager_(manager), transport_(transport), main_(manager.main_), options_(std::move(options)) {}
 
 bool Discovery::same_address(const fabric::HostAddress& address) const {
   return options_.controller.address.address == address.address &&
@@ -33,11 +33,11 @@ Task<void> Discovery::serve() {
   std::string told;
   while (!stop_wanted_) {
     changed_ = true;
-    association_ = std::make_unique<Association>(main_, manager_.tcp_, manager_.options_, options_.controller,
-                                                 [this](const Error&) {
-                                                   connected_ = false;
-                                                   wake();
-                                                 });
+    association_ =
+        std::make_unique<Association>(main_, transport_, manager_.options_, options_.controller, [this](const Error&) {
+          connected_ = false;
+          wake();
+        });
     Result<void> up = co_await association_->establish();
     if (up)
       up = co_await association_->watch_discovery([this](uint32_t) {
@@ -79,9 +79,12 @@ Task<Result<void>> Discovery::look() {
 Task<void> Discovery::apply(std::vector<spec::DiscoveryEntry> entries) {
   std::map<std::string, ControllerOptions> listed;
   std::set<std::string> subsystems;
+  // What the service speaks itself is known to work from here.
+  const auto type =
+      options_.controller.address.transport == "RDMA" ? spec::TransportType::rdma : spec::TransportType::tcp;
   for (const spec::DiscoveryEntry& entry : entries) {
     if (entry.subsystem_type != static_cast<uint8_t>(spec::SubsystemType::nvm) ||
-        entry.transport_type != static_cast<uint8_t>(spec::TransportType::tcp))
+        entry.transport_type != static_cast<uint8_t>(type))
       continue;
     ControllerOptions options = options_.controller;
     options.from_discovery = true;

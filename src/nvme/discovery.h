@@ -21,7 +21,7 @@ class Discovery {
  public:
   static constexpr uint64_t kRetryNs = 1'000'000'000;
 
-  Discovery(HostManager& manager, DiscoveryOptions options);
+  Discovery(HostManager& manager, fabric::HostTransport& transport, DiscoveryOptions options);
 
   const DiscoveryOptions& options() const noexcept { return options_; }
   bool stopping() const noexcept { return stop_wanted_; }
@@ -50,6 +50,7 @@ class Discovery {
   void settle(Result<void> outcome);
 
   HostManager& manager_;
+  fabric::HostTransport& transport_;
   Reactor& main_;
   const DiscoveryOptions options_;
   std::unique_ptr<Association> association_;

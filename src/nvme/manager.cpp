@@ -19,8 +19,8 @@ bool PathFilter::matches(const ControllerOptions& options) const {
          same(host_address, options.address.host_address) && same(host_service, options.address.host_service);
 }
 
-HostManager::HostManager(Reactor& main, DeviceRegistry& devices, fabric::HostTransport& tcp, Random& random)
-    : main_(main), devices_(devices), tcp_(tcp), host_id_(random.uuid()) {
+HostManager::HostManager(Reactor& main, DeviceRegistry& devices, Transports transports, Random& random)
+    : main_(main), devices_(devices), transports_(std::move(transports)), host_id_(random.uuid()) {
   host_nqn_ = "nqn.2014-08.org.nvmexpress:uuid:" + host_id_.to_string();
 }
 
@@ -34,6 +34,14 @@ Result<void> HostManager::set_options(const HostOptions& options) {
   options_ = options;
   options_set_ = true;
   return {};
+}
+
+Result<fabric::HostTransport*> HostManager::transport_of(const fabric::HostAddress& address) const {
+  if (auto at = transports_.find(address.transport); at != transports_.end()) return at->second;
+  std::string known;
+  for (const auto& [type, transport] : transports_) known += (known.empty() ? "" : ", ") + type;
+  return Error(Errc::not_supported,
+               fmt::format("transport type {} is not supported; these are: {}", address.transport, known));
 }
 
 Result<std::shared_ptr<Controller>> HostManager::find(std::string_view name) const {
@@ -58,9 +66,8 @@ Task<Result<std::vector<std::string>>> HostManager::attach(ControllerOptions opt
   const std::string name = options.name;
   Result<void> policy = check_loss_policy(options.loss);
   CO_TRY(policy);
-  if (options.address.transport != "TCP")
-    co_return Error(Errc::not_supported,
-                    fmt::format("transport type {} is not supported: TCP is", options.address.transport));
+  Result<fabric::HostTransport*> transport = transport_of(options.address);
+  CO_TRY(transport);
   if (entries_.contains(name))
     co_return Error(Errc::already_exists, fmt::format("a controller named {} already exists", name));
   if (entries_.size() >= kControllersMax)
@@ -70,7 +77,7 @@ Task<Result<std::vector<std::string>>> HostManager::attach(ControllerOptions opt
   options.host_id = host_id_;
   Entry& entry = *entries_.emplace(name, std::make_unique<Entry>()).first->second;
   ControllerEvents& events = *this;
-  entry.controller = std::make_shared<Controller>(main_, tcp_, options_, std::move(options), events);
+  entry.controller = std::make_shared<Controller>(main_, **transport, options_, std::move(options), events);
   Task<Result<void>> starting = entry.controller->start();
   Result<void> started = co_await starting;
   entry.attaching = false;
@@ -217,9 +224,8 @@ Task<Result<void>> HostManager::start_discovery(DiscoveryOptions options) {
   const std::string name = options.name;
   Result<void> policy = check_loss_policy(options.controller.loss);
   CO_TRY(policy);
-  if (options.controller.address.transport != "TCP")
-    co_return Error(Errc::not_supported,
-                    fmt::format("transport type {} is not supported: TCP is", options.controller.address.transport));
+  Result<fabric::HostTransport*> transport = transport_of(options.controller.address);
+  CO_TRY(transport);
   if (discoveries_.contains(name))
     co_return Error(Errc::already_exists, fmt::format("a discovery service named {} already runs", name));
   for (const auto& [other, service] : discoveries_)
@@ -235,7 +241,7 @@ Task<Result<void>> HostManager::start_discovery(DiscoveryOptions options) {
   options.controller.host_id = host_id_;
   const uint64_t timeout_ns = options.attach_timeout_ns;
   Discovery& service =
-      *discoveries_.emplace(name, std::make_unique<Discovery>(*this, std::move(options))).first->second;
+      *discoveries_.emplace(name, std::make_unique<Discovery>(*this, **transport, std::move(options))).first->second;
   service.run();
   if (timeout_ns == 0) co_return Result<void>{};
   Task<Result<void>> attaching = service.wait_attached(timeout_ns);

@@ -46,8 +46,9 @@ class HostManager final : private ControllerEvents {
   // How long users of a device may take to let go of it when it goes away.
   static constexpr uint64_t kDrainNs = 30'000'000'000;
 
-  // `tcp` carries all addresses of transport type TCP.
-  HostManager(Reactor& main, DeviceRegistry& devices, fabric::HostTransport& tcp, Random& random);
+  // What carries the addresses of each transport type ("TCP", "RDMA"). The transports outlive the manager.
+  using Transports = std::map<std::string, fabric::HostTransport*, std::less<>>;
+  HostManager(Reactor& main, DeviceRegistry& devices, Transports transports, Random& random);
   ~HostManager();
 
   const HostOptions& options() const noexcept { return options_; }
@@ -92,10 +93,11 @@ class HostManager final : private ControllerEvents {
   Task<void> remove_device(std::string name);
   Task<void> detach_lost(std::string name);
   Task<Result<void>> take_down(Entry& entry);
+  Result<fabric::HostTransport*> transport_of(const fabric::HostAddress& address) const;
 
   Reactor& main_;
   DeviceRegistry& devices_;
-  fabric::HostTransport& tcp_;
+  const Transports transports_;
   HostOptions options_;
   bool options_set_ = false;
   std::string host_nqn_;

@@ -106,7 +106,7 @@ class NvmeHostTest : public ::testing::Test {
   DeviceRegistry registry_{reactor_};
   Random random_{42};
   FakeController fake_;
-  HostManager manager_{reactor_, registry_, fake_, random_};
+  HostManager manager_{reactor_, registry_, {{"TCP", &fake_}}, random_};
   std::shared_ptr<Device> disk_;
   std::unique_ptr<Channel> channel_;
 };

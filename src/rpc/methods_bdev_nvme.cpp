@@ -79,7 +79,8 @@ Task<Reply> attach(HostManager& host, json::object params) {
   nvme::ControllerOptions options = std::move(*parsed);
   options.subsystem_nqn = text_param_or(params, "subnqn", "");
   if (options.subsystem_nqn.empty())
-    co_return Error(Errc::invalid_argument, "subnqn must be given for transport type TCP");
+    co_return Error(Errc::invalid_argument,
+                    fmt::format("subnqn must be given for transport type {}", options.address.transport));
   options.address.host_address = text_param_or(params, "hostaddr", "");
   options.address.host_service = text_param_or(params, "hostsvcid", "");
   options.header_digest = bool_param(params, "hdgst");
@@ -229,24 +230,37 @@ fabric::HostQueueStats sum_of(const std::vector<std::shared_ptr<nvme::QueueLink>
   return sum;
 }
 
+// The queues on a reactor of the controllers that are reached over this type of transport.
+std::vector<std::shared_ptr<nvme::QueueLink>> links_on(const HostManager& host, const Reactor& reactor,
+                                                       const std::string& type) {
+  std::vector<std::shared_ptr<nvme::QueueLink>> links;
+  for (const auto& controller : host.all()) {
+    if (controller->options().address.transport != type) continue;
+    for (const auto& link : controller->links())
+      if (&link->reactor == &reactor) links.push_back(link);
+  }
+  return links;
+}
+
 Task<Reply> get_transport_statistics(HostManager& host, std::vector<Reactor*> reactors) {
   json::array groups;
   for (Reactor* reactor : reactors) {
-    std::vector<std::shared_ptr<nvme::QueueLink>> links;
-    for (const auto& controller : host.all())
-      for (const auto& link : controller->links())
-        if (&link->reactor == reactor) links.push_back(link);
-    std::function<fabric::HostQueueStats()> work = [links = std::move(links)] { return sum_of(links); };
-    CallOnAwaiter<fabric::HostQueueStats> asking = call_on<fabric::HostQueueStats>(*reactor, std::move(work));
-    const fabric::HostQueueStats sum = co_await asking;
-    json::object tcp{{"trname", "TCP"},
-                     {"polls", sum.polls},
-                     {"idle_polls", sum.idle_polls},
-                     {"socket_completions", sum.socket_completions},
-                     {"nvme_completions", sum.nvme_completions},
-                     {"queued_requests", sum.queued_requests},
-                     {"submitted_requests", sum.submitted_requests}};
-    groups.emplace_back(json::object{{"thread", reactor->name()}, {"transports", json::array{std::move(tcp)}}});
+    json::array transports;
+    for (const std::string type : {"TCP", "RDMA"}) {
+      std::vector<std::shared_ptr<nvme::QueueLink>> links = links_on(host, *reactor, type);
+      if (type != "TCP" && links.empty()) continue;
+      std::function<fabric::HostQueueStats()> work = [links = std::move(links)] { return sum_of(links); };
+      CallOnAwaiter<fabric::HostQueueStats> asking = call_on<fabric::HostQueueStats>(*reactor, std::move(work));
+      const fabric::HostQueueStats sum = co_await asking;
+      transports.push_back(json::object{{"trname", type},
+                                        {"polls", sum.polls},
+                                        {"idle_polls", sum.idle_polls},
+                                        {"socket_completions", sum.socket_completions},
+                                        {"nvme_completions", sum.nvme_completions},
+                                        {"queued_requests", sum.queued_requests},
+                                        {"submitted_requests", sum.submitted_requests}});
+    }
+    groups.emplace_back(json::object{{"thread", reactor->name()}, {"transports", std::move(transports)}});
   }
   co_return json::value(json::object{{"poll_groups", std::move(groups)}});
 }

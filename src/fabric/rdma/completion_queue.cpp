@@ -53,6 +53,7 @@ int CompletionQueue::poll() noexcept {
 // What completed before notifications were on does not notify: look once more.
 bool CompletionQueue::arm() noexcept {
   if (broken_) return true;
+  if (held_ > 0) return false;  // armed again before what was found is handed out
   if (!verbs_.req_notify_cq(cq_.get())) {
     broken();
     return true;

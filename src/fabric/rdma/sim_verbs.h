@@ -95,6 +95,8 @@ struct SimFabric {
   bool answers = true;        // false: the device is dead
   // Called for each work request as it is carried out; another status than success fails it.
   std::function<ibv_wc_status(const ibv_send_wr&)> judge;
+  // Called when a completion queue is armed.
+  std::function<void(ibv_cq*)> on_arm;
   // Called for each completion; false: it is lost.
   std::function<bool(const ibv_wc&)> deliver;
 
@@ -376,6 +378,7 @@ class SimVerbs final : public Verbs {
   }
   bool req_notify_cq(ibv_cq* cq) noexcept override {
     static_cast<SimCq*>(cq)->armed = true;
+    if (fabric_.on_arm) fabric_.on_arm(cq);
     return fabric_.answers;
   }
   void drain_cq_events(ibv_comp_channel* channel, ibv_cq*) noexcept override {
@@ -386,6 +389,15 @@ class SimVerbs final : public Verbs {
     return status == IBV_WC_SUCCESS ? "success" : "simulated fault";
   }
   const char* event_str(rdma_cm_event_type) const noexcept override { return "simulated event"; }
+
+  // Puts a completion into a queue, as a device would.
+  void complete(ibv_cq* cq, const ibv_wc& wc) noexcept {
+    if (fabric_.deliver && !fabric_.deliver(wc)) return;
+    auto& sim = *static_cast<SimCq*>(cq);
+    DE_ASSERT(sim.entries.size() < sim.most);
+    sim.entries.push_back(wc);
+    if (std::exchange(sim.armed, false) && cq->channel != nullptr) eventfd_write(cq->channel->fd, 1);
+  }
 
  private:
   static uint16_t port_of(const sockaddr* address) {
@@ -419,13 +431,6 @@ class SimVerbs final : public Verbs {
     wc.opcode = opcode;
     wc.qp_num = qp.qp_num;
     return wc;
-  }
-  void complete(ibv_cq* cq, const ibv_wc& wc) noexcept {
-    if (fabric_.deliver && !fabric_.deliver(wc)) return;
-    auto& sim = *static_cast<SimCq*>(cq);
-    DE_ASSERT(sim.entries.size() < sim.most);
-    sim.entries.push_back(wc);
-    if (std::exchange(sim.armed, false) && cq->channel != nullptr) eventfd_write(cq->channel->fd, 1);
   }
   // The memory behind a key, or nullptr if it is not all registered.
   uint8_t* resolve(uint32_t key, uint64_t address, size_t bytes, bool remote_write, bool remote) const noexcept {

@@ -49,6 +49,23 @@ def start_rdma(guest):
     guest.run("rdma link add rxe0 type rxe netdev eth0 && rdma link")
 
 
+def export_ram_disk(guest, nqn):
+    """Makes the guest (with TARGET_MODULES, and RDMA started) an NVMe/RDMA target of /dev/ram0, open to any host."""
+    guest.run(
+        f"""
+        set -e
+        cd /sys/kernel/config/nvmet
+        mkdir subsystems/{nqn} subsystems/{nqn}/namespaces/1 ports/1
+        echo 1 > subsystems/{nqn}/attr_allow_any_host
+        echo -n /dev/ram0 > subsystems/{nqn}/namespaces/1/device_path
+        echo 1 > subsystems/{nqn}/namespaces/1/enable
+        cd ports/1
+        echo rdma > addr_trtype; echo ipv4 > addr_adrfam; echo {ADDRESS} > addr_traddr; echo {NVME_PORT} > addr_trsvcid
+        ln -s /sys/kernel/config/nvmet/subsystems/{nqn} subsystems/
+        """
+    )
+
+
 class GuestDataPlane:
     """A diskengine-io inside the guest, whose RPC socket is carried out over a forwarded port."""
 
@@ -60,9 +77,9 @@ class GuestDataPlane:
             f"ulimit -l unlimited; echo $$ > /tmp/{name}.pid;"
             f" exec /bin/diskengine-io -r {socket} -S /tmp -m {core_mask} >> /tmp/{name}.log 2>&1"
         )
-        guest.begin(f"/bin/socat TCP-LISTEN:{port},fork,reuseaddr UNIX-CONNECT:{socket}")
         self.rpc_path = test.path(f"{name}.sock")
-        if not os.path.exists(self.rpc_path):
+        if not os.path.exists(self.rpc_path):  # the way out outlives a data plane that is killed
+            guest.begin(f"/bin/socat TCP-LISTEN:{port},fork,reuseaddr UNIX-CONNECT:{socket}")
             test.start(["socat", f"UNIX-LISTEN:{self.rpc_path},fork", f"TCP:127.0.0.1:{port}"], f"{name}.socat")
         self.rpc = RpcClient(self.rpc_path)
         wait_until(self.answers, 30, f"{name} to answer in the guest")
