@@ -134,8 +134,10 @@ TEST(LvolThreads, SnapshotsComeAndGoUnderLoadFromTwoReactors) {
   Reactor other({.name = "other", .id = 1});
   DeviceRegistry registry(main);
   Random random(1);
-  auto disk = RamDisk::create(
-      {.name = "ram", .uuid = random.uuid(), .block_size = kBlockSize, .size_blocks = (uint64_t{16} << 20) / kBlockSize});
+  auto disk = RamDisk::create({.name = "ram",
+                               .uuid = random.uuid(),
+                               .block_size = kBlockSize,
+                               .size_blocks = (uint64_t{16} << 20) / kBlockSize});
   ASSERT_TRUE(disk && registry.add(*disk));
   lvol::LvolManager manager(registry, 1);
   const auto run = [&](auto task) {
