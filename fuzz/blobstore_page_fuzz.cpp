@@ -1,12 +1,13 @@
-// decode_blob and decode_extent_page on arbitrary pages with valid checksums: what they accept is written back and read
-// as the same.
+// decode_blob, decode_extent_page and decode_journal on arbitrary pages with valid checksums: what they accept is
+// written back and read as the same.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "base/assert.h"
+#include "base/crc32c.h"
 #include "base/endian.h"
-#include "format/blobstore.h"
+#include "format/blobstore_journal.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace diskengine;
@@ -37,6 +38,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     blobstore::encode_extent_page(extents->id, extents->first_cluster, extents->clusters, page);
     const auto again = blobstore::decode_extent_page(page);
     DE_ASSERT(again && *again == *extents);
+  }
+  blobstore::Page& page = chain[0];
+  store_le(page.data(), blobstore::kJournalMagic);
+  store_le(page.data() + 4084, crc32c(page.data(), 4084));
+  const auto index = load_le<uint32_t>(page.data() + 24);
+  const auto journal = blobstore::decode_journal(page, index, UINT32_MAX);
+  if (journal) {
+    blobstore::Page again;
+    blobstore::encode_journal(*journal, again);
+    DE_ASSERT(blobstore::decode_journal(again, index, UINT32_MAX).value() == *journal);
   }
   return 0;
 }

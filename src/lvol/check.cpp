@@ -85,14 +85,14 @@ Task<Result<CheckReport>> Store::check_disk(Reactor& main, std::shared_ptr<Devic
   CO_TRY(opened);
   CheckReport report;
   {
-    Loader loader(**opened, false);
+    Loader loader(**opened, {.may_write = false, .trust_masks = false});
     const Result<LoadedStore> found = co_await loader.load();
     CO_TRY(found);
     report = report_of(*found, false);
   }
   *opened = nullptr;
   if (!repair || !needs_repair(report)) co_return report;
-  Result<Ptr> loaded = co_await load(main, disk);
+  Result<Ptr> loaded = co_await load(main, disk, false);
   CO_TRY(loaded);
   const Ptr store = std::move(loaded).value();
   report.store_uuid = store->uuid();
@@ -160,9 +160,10 @@ bool Store::at_rest() const {
 }
 
 void Store::free_leaked(CheckReport& report, const Bitmap& pages, const Bitmap& clusters, bool repair) {
-  // They may be a damaged lvol's, whose pages might still be brought back.
-  const bool sound = damaged().empty();
+  // They may be a damaged lvol's, whose pages might still be brought back, or one's that the masks forgot.
+  const bool sound = damaged().empty() && scanned_;
   repair = repair && sound;
+  const char* hint = scanned_ ? "" : ": unload the store and check its disk to free them";
   const uint64_t leaked_pages = count_beyond(space_.pages, pages);
   const uint64_t leaked_clusters = count_beyond(space_.clusters, clusters);
   if (leaked_pages != 0)
@@ -170,13 +171,13 @@ void Store::free_leaked(CheckReport& report, const Bitmap& pages, const Bitmap& 
                  .count = leaked_pages,
                  .repairable = sound,
                  .repaired = repair,
-                 .text = fmt::format("{} metadata pages are held back and belong to nothing", leaked_pages)});
+                 .text = fmt::format("{} metadata pages are held back and belong to nothing{}", leaked_pages, hint)});
   if (leaked_clusters != 0)
     add(report, {.kind = Finding::Kind::leaked_clusters,
                  .count = leaked_clusters,
                  .repairable = sound,
                  .repaired = repair,
-                 .text = fmt::format("{} clusters are held back and belong to nothing", leaked_clusters)});
+                 .text = fmt::format("{} clusters are held back and belong to nothing{}", leaked_clusters, hint)});
   if (!repair) return;
   for (uint32_t i = 0; i < space_.pages.size(); ++i)
     if (space_.pages.test(i) && !pages.test(i)) space_.release_page(i);

@@ -15,8 +15,8 @@ constexpr uint32_t kRunPages = 256;  // read at a time
 
 }  // namespace
 
-Loader::Loader(Channel& channel, bool may_write)
-    : channel_(channel), may_write_(may_write), buffer_(kRunPages * bs::kPageBytes) {}
+Loader::Loader(Channel& channel, Options options)
+    : channel_(channel), options_(options), buffer_(kRunPages * bs::kPageBytes) {}
 
 Task<Result<LoadedStore>> Loader::load() {
   Result<void> step = co_await read_super();
@@ -26,7 +26,8 @@ Task<Result<LoadedStore>> Loader::load() {
     step = co_await read_masks();
     CO_TRY(step);
   }
-  if (found_.masks_read) {
+  found_.scanned = !found_.masks_read || !options_.trust_masks;
+  if (!found_.scanned) {
     step = co_await read_used();
   } else {
     step = co_await scan();
@@ -165,7 +166,7 @@ Task<Result<void>> Loader::replay_journals() {
   const auto latest = std::max_element(headers_.begin(), headers_.end(),
                                        [](const auto& a, const auto& b) { return a.number < b.number; });
   found_.last_number = latest->number;
-  if (!may_write_) co_return Result<void>{};
+  if (!options_.may_write) co_return Result<void>{};
   Journal journal(channel_, geometry_, found_.super, found_.super_page);
   const Result<bool> replayed = co_await journal.replay(*latest);
   CO_TRY(replayed);

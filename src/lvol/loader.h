@@ -49,6 +49,7 @@ struct LoadedStore {
   Bitmap clusters;                // by the blobs, and by the metadata itself
   // What the masks on disk say; only of a store that was unloaded.
   bool masks_read = false;
+  bool scanned = false;  // all metadata pages were read, whatever the masks say
   Bitmap disk_pages;
   Bitmap disk_clusters;
   std::string mask_damage;
@@ -61,8 +62,12 @@ class Loader {
   // Bounds the memory for pages that are read ahead of being understood.
   static constexpr uint32_t kPagesMax = 16u << 20;
 
-  // `channel` stays open meanwhile. Unless `may_write`, a transaction in the journal is not completed.
-  Loader(Channel& channel, bool may_write);
+  struct Options {
+    bool may_write = false;    // complete a transaction in the journal
+    bool trust_masks = false;  // of a store that was unloaded: read only what they say is in use
+  };
+  // `channel` stays open meanwhile.
+  Loader(Channel& channel, Options options);
 
   // Errc::not_found: no store of lvols there. Errc::corrupt, not_supported, io_error.
   Task<Result<LoadedStore>> load();
@@ -86,7 +91,7 @@ class Loader {
   void link_parents();
 
   Channel& channel_;
-  bool may_write_;
+  Options options_;
   Geometry geometry_;
   LoadedStore found_;
   Bitmap roots_;  // blob ids by the mask, of a clean store

@@ -94,8 +94,8 @@ void Loader::read_extents(LoadedBlob& blob) {
 void Loader::gather_blobs() {
   for (uint32_t page = 0; page < found_.super.md_len; ++page) {
     const auto image = images_.find(page);
-    bool begins = found_.masks_read && roots_.test(page);
-    if (image != images_.end() && !found_.masks_read) {
+    bool begins = !found_.scanned && roots_.test(page);
+    if (image != images_.end() && found_.scanned) {
       const bs::PageHeader header = bs::header_of(image->second);
       begins = header.sequence_num == 0 && header.id == bs::blob_id_of_page(page);
     }

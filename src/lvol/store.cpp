@@ -29,6 +29,7 @@ Store::Store(Reactor& main, std::shared_ptr<Device> disk, std::unique_ptr<Channe
       grace_mutex_(main),
       zeroes_(kZeroBytes) {
   was_recovered_ = !loaded.masks_read;
+  scanned_ = loaded.scanned;
   space_.pages = std::move(loaded.pages);
   space_.clusters = std::move(loaded.clusters);
   if (loaded.masks_read) {
@@ -45,11 +46,11 @@ Store::Store(Reactor& main, std::shared_ptr<Device> disk, std::unique_ptr<Channe
 
 Store::~Store() { DE_ASSERT(closed_ && provisioner_.idle()); }
 
-Task<Result<Store::Ptr>> Store::load(Reactor& main, std::shared_ptr<Device> disk) {
+Task<Result<Store::Ptr>> Store::load(Reactor& main, std::shared_ptr<Device> disk, bool trust_masks) {
   Result<std::unique_ptr<Channel>> opened = disk->open_channel(main);
   CO_TRY(opened);
   std::unique_ptr<Channel> channel = std::move(opened).value();
-  Loader loader(*channel, !disk->info().read_only);
+  Loader loader(*channel, {.may_write = !disk->info().read_only, .trust_masks = trust_masks});
   Result<LoadedStore> loaded = co_await loader.load();
   CO_TRY(loaded);
   const bool mend = loaded->super_seal != bs::Seal::good;
@@ -81,9 +82,12 @@ Task<Result<void>> Store::finish_load(std::vector<uint32_t> erase, std::vector<u
   }
   for (const uint32_t page : erase) {
     co_await metadata_mutex_.lock();
+    const bool free = !space_.pages.test(page);
+    if (free) space_.pages.set(page);
     Edit edit(*this);
     edit.put_in_place(page, std::nullopt, bs::Page{});
     const Result<void> erased = co_await edit.commit();
+    if (free) release_pages_later({page});
     metadata_mutex_.unlock();
     CO_TRY(erased);
   }

@@ -54,7 +54,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   // io_error.
   static Task<Result<Ptr>> create(Reactor& main, std::shared_ptr<Device> disk, CreateStore options);
   // As Loader::load; the caller has claimed `disk`.
-  static Task<Result<Ptr>> load(Reactor& main, std::shared_ptr<Device> disk);
+  static Task<Result<Ptr>> load(Reactor& main, std::shared_ptr<Device> disk, bool trust_masks = true);
 
   Store(Reactor& main, std::shared_ptr<Device> disk, std::unique_ptr<Channel> channel, LoadedStore loaded);
   ~Store();
@@ -175,6 +175,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   std::map<uint64_t, BlobPtr> blobs_;
   std::vector<uint32_t> pages_for_later_;
   bool was_recovered_ = false;
+  bool scanned_ = false;  // every lvol that is on the disk is in memory
   bool stopping_ = false;
   bool closed_ = false;
 };
