@@ -26,7 +26,8 @@ namespace diskengine {
 
 class Device;
 
-// What a device is and can do. Only size_blocks changes during its life (announced to watchers).
+// What a device is and can do. Only size_blocks changes during its life (announced to watchers), and the aliases, which
+// only the main reactor reads (DeviceRegistry::replace_alias).
 struct DeviceInfo {
   std::string name;
   std::vector<std::string> aliases;
