@@ -23,8 +23,9 @@ Layer disks(const LayerContext& context) {
   Layer layer;
   layer.name = "disks";
   layer.subsystem = "bdev";
-  layer.add_methods = [&devices = context.devices, &random = context.random](rpc::MethodTable& methods) {
-    rpc::add_disk_methods(methods, devices, random);
+  layer.add_methods = [&devices = context.devices, &examination = context.examination,
+                       &random = context.random](rpc::MethodTable& methods) {
+    rpc::add_disk_methods(methods, devices, examination, random);
     rpc::add_decorator_methods(methods, devices, random);
     rpc::add_perf_methods(methods, devices);
   };
@@ -58,6 +59,7 @@ Layer mirrors(const LayerContext& context) {
   layer.subsystem = "bdev";
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_raid_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.examining = [manager] { return manager->examining(); };
   layer.stop = [manager] { return manager->stop(); };
   return layer;
 }

@@ -118,10 +118,8 @@ Task<Reply> examine(const BdevControl& control, json::object params) {
 }
 
 Task<Reply> wait_for_examine(const BdevControl& control) {
-  for (const std::function<Task<void>()>& wait : control.wait_for_examine) {
-    Task<void> waiting = wait();
-    co_await waiting;
-  }
+  Task<void> waiting = control.examination.wait();
+  co_await waiting;
   co_return json::value(true);
 }
 
