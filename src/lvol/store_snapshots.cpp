@@ -325,7 +325,10 @@ Task<Result<void>> Store::set_read_only(BlobPtr blob) {
   record.flags.data_ro |= bs::Flags::kReadOnly;
   co_await blob->board.freeze(blob, main_);
   Result<void> put = co_await put_record(*blob, record);
-  if (put) blob->read_only = true;
+  if (put) {
+    blob->read_only = true;
+    if (const std::shared_ptr<LvolDevice> device = blob->device.lock()) device->set_read_only();
+  }
   blob->board.thaw(blob);
   co_return put;
 }
