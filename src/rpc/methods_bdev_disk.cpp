@@ -11,6 +11,9 @@ namespace json = boost::json;
 
 namespace {
 
+// A process that was killed holds its files until the kernel has ended its last I/O.
+constexpr uint64_t kHeldNs = 2'000'000'000;
+constexpr uint64_t kHeldPollNs = 20'000'000;
 // A disk that does not answer is examined longer than its maker waits.
 constexpr uint64_t kExamineNs = 10'000'000'000;
 
@@ -75,7 +78,12 @@ Task<Reply> uring_create(DeviceRegistry& devices, Examination& examination, Rand
   options.flavour = flavour;
   if (devices.find(options.name))
     co_return Error(Errc::already_exists, fmt::format("there is a bdev named '{}' already", options.name));
+  const uint64_t began_ns = devices.main_reactor().now_ns();
   Result<std::shared_ptr<UringDisk>> disk = UringDisk::create(options);
+  while (!disk && disk.error().code() == Errc::busy && devices.main_reactor().now_ns() - began_ns < kHeldNs) {
+    co_await sleep_for(devices.main_reactor(), kHeldPollNs);
+    disk = UringDisk::create(options);
+  }
   if (!disk) co_return disk.error();
   Result<void> added = devices.add(std::move(*disk));
   if (!added) co_return added.error();
