@@ -181,6 +181,7 @@ json::object describe(const LvolInfo& lvol) {
           {"is_read_only", lvol.read_only},
           {"size_bytes", lvol.size_bytes},
           {"allocated_bytes", lvol.allocated_bytes()},
+          {"unique_bytes", lvol.unique_bytes()},
           {"shared_bytes", lvol.shared_bytes()},
           {"pause_when_full", lvol.pause_when_full}};
 }

@@ -23,6 +23,9 @@ class Snapshots(LvolCase):
 
         self.write("lvs/a", 4096, pattern(2, 4096))
         self.assertEqual(self.lvol("a")["num_allocated_clusters"], 1, "one cluster was copied")
+        bytes_of = lambda name: [self.lvol(name)[key] // MIB for key in ("allocated_bytes", "unique_bytes", "shared_bytes")]
+        self.assertEqual(bytes_of("s"), [8, 1, 0], "the clone hides one cluster and shows seven")
+        self.assertEqual(bytes_of("a"), [1, 1, 7])
         self.rpc.bdev_lvol_clone(snapshot_name="lvs/s", clone_name="c")
         self.write("lvs/c", MIB + 8192, pattern(3, 8192))
         base = pattern(1, 2 * MIB)
