@@ -111,16 +111,21 @@ void App::begin() {
   dispatcher_ = std::make_unique<rpc::Dispatcher>(main, methods_);
   for (const auto& reactor : reactors_) reactor_list_.push_back(reactor.get());
   switches_ = std::make_unique<rpc::ContextSwitchMonitor>(reactor_list_);
-  layers_ = make_layers(
-      {.reactors = reactor_list_, .devices = *devices_, .random = random_, .vhost_dir = options_.vhost_dir});
+  examination_ = std::make_unique<rpc::Examination>(main);
+  layers_ = make_layers({.reactors = reactor_list_,
+                         .devices = *devices_,
+                         .events = *events_,
+                         .examination = *examination_,
+                         .random = random_,
+                         .vhost_dir = options_.vhost_dir});
   bdevs_ = std::make_unique<rpc::BdevControl>(rpc::BdevControl{.devices = *devices_,
                                                                .events = *events_,
                                                                .dispatcher = *dispatcher_,
-                                                               .wait_for_examine = {},
+                                                               .examination = *examination_,
                                                                .bdev_options = {},
                                                                .iobuf_options = {}});
   for (const Layer& layer : layers_)
-    if (layer.wait_for_examine) bdevs_->wait_for_examine.push_back(layer.wait_for_examine);
+    if (layer.examining) examination_->add(layer.examining);
   make_subsystems();
   add_methods();
   spawn<Result<void>>(start(), [this](Result<void> started) {

@@ -59,6 +59,7 @@ class App {
   std::unique_ptr<DeviceRegistry> devices_;
   std::unique_ptr<rpc::DeviceEvents> events_;
   std::unique_ptr<rpc::HistogramMarks> histograms_;
+  std::unique_ptr<rpc::Examination> examination_;
   std::vector<Layer> layers_;
   rpc::MethodTable methods_;
   std::unique_ptr<rpc::Dispatcher> dispatcher_;

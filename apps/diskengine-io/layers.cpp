@@ -1,14 +1,18 @@
 #include "layers.h"
 
+#include <fmt/format.h>
+
 #include <memory>
 #include <utility>
 
 #include "fabric/tcp/host.h"
+#include "lvol/manager.h"
 #include "nvme/manager.h"
 #include "nvmf/target.h"
 #include "raid/manager.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
+#include "rpc/methods_bdev_lvol.h"
 #include "rpc/methods_bdev_nvme.h"
 #include "rpc/methods_bdev_raid.h"
 #include "rpc/methods_nvmf.h"
@@ -23,8 +27,9 @@ Layer disks(const LayerContext& context) {
   Layer layer;
   layer.name = "disks";
   layer.subsystem = "bdev";
-  layer.add_methods = [&devices = context.devices, &random = context.random](rpc::MethodTable& methods) {
-    rpc::add_disk_methods(methods, devices, random);
+  layer.add_methods = [&devices = context.devices, &examination = context.examination,
+                       &random = context.random](rpc::MethodTable& methods) {
+    rpc::add_disk_methods(methods, devices, examination, random);
     rpc::add_decorator_methods(methods, devices, random);
     rpc::add_perf_methods(methods, devices);
   };
@@ -58,6 +63,35 @@ Layer mirrors(const LayerContext& context) {
   layer.subsystem = "bdev";
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_raid_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.examining = [manager] { return manager->examining(); };
+  layer.stop = [manager] { return manager->stop(); };
+  return layer;
+}
+
+void announce_lvol_events(lvol::LvolManager& manager, rpc::DeviceEvents& events) {
+  lvol::LvolManager::Events told;
+  told.on_threshold = [&events](const lvol::StoreInfo& store, unsigned percent, bool below) {
+    events.announce(rpc::DeviceEvents::kLvolSpace,
+                    fmt::format("{}: {} {} % free", store.name, below ? "less than" : "again at least", percent));
+  };
+  told.on_damaged = [&events](const lvol::DamagedLvol& lvol) {
+    events.announce(rpc::DeviceEvents::kLvolDamaged,
+                    fmt::format("{}/{} (blob {:#x}): {}", lvol.store_name, lvol.name, lvol.blob_id, lvol.reason));
+  };
+  manager.set_events(std::move(told));
+}
+
+Layer lvol_stores(const LayerContext& context) {
+  auto manager = std::make_shared<lvol::LvolManager>(context.devices, context.random.next());
+  announce_lvol_events(*manager, context.events);
+  Layer layer;
+  layer.name = "lvol stores";
+  layer.subsystem = "bdev";
+  layer.add_methods = [manager, &devices = context.devices](rpc::MethodTable& methods) {
+    rpc::add_lvol_store_methods(methods, devices, *manager);
+    rpc::add_lvol_methods(methods, devices, *manager);
+  };
+  layer.examining = [manager] { return manager->examining(); };
   layer.stop = [manager] { return manager->stop(); };
   return layer;
 }
@@ -96,6 +130,7 @@ std::vector<Layer> make_layers(const LayerContext& context) {
   layers.push_back(disks(context));
   layers.push_back(nvme_host(context));
   layers.push_back(mirrors(context));
+  layers.push_back(lvol_stores(context));
   layers.push_back(vhost_controllers(context));
   layers.push_back(nvmf_target(context));
   return layers;

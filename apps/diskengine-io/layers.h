@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "rpc/device_events.h"
+#include "rpc/examination.h"
 #include "rpc/method.h"
 #include "runtime/random.h"
 #include "runtime/reactor.h"
@@ -20,6 +22,8 @@ namespace diskengine::app {
 struct LayerContext {
   std::vector<Reactor*> reactors;  // the first is the main one
   DeviceRegistry& devices;
+  rpc::DeviceEvents& events;
+  rpc::Examination& examination;
   Random& random;
   std::string vhost_dir;
 
@@ -35,8 +39,8 @@ struct Layer {
   // The calls that make its objects again, each the text of {"method":...,"params":{...}}, in an order that works. What
   // Device::config_json says comes after those of every layer of subsystem bdev, by itself, in order of creation.
   std::function<std::vector<std::string>()> config_calls;
-  // Returns once every device that came so far was examined (for superblocks and the like).
-  std::function<Task<void>()> wait_for_examine;
+  // How many devices it is examining now (for superblocks and the like).
+  std::function<uint64_t()> examining;
   // Refuses new work, drains what is under way and gives up its devices. Layers stop in reverse order of the list.
   std::function<Task<void>()> stop;
 };

@@ -157,7 +157,8 @@ IoStatus Channel::check(const Request& request) const noexcept {
     case Op::flush:
       break;
   }
-  if (info.read_only && request.op != Op::read && request.op != Op::compare) return IoStatus::error(IoCode::read_only);
+  if (device_->read_only() && request.op != Op::read && request.op != Op::compare)
+    return IoStatus::error(IoCode::read_only);
   return IoStatus::success();
 }
 

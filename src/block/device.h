@@ -26,7 +26,8 @@ namespace diskengine {
 
 class Device;
 
-// What a device is and can do. Only size_blocks changes during its life (announced to watchers).
+// What a device is and can do. During its life only size_blocks changes (announced to watchers), read_only to true, and
+// the aliases, which only the main reactor reads (DeviceRegistry::replace_alias).
 struct DeviceInfo {
   std::string name;
   std::vector<std::string> aliases;
@@ -143,6 +144,8 @@ class Device : public std::enable_shared_from_this<Device> {
   const std::string& name() const noexcept { return info_.name; }
   // Any reactor's thread, once it has been set up there. Read by channels of all reactors.
   uint64_t size_blocks() const noexcept { return size_blocks_.load(std::memory_order_relaxed); }
+  // As size_blocks().
+  bool read_only() const noexcept { return read_only_.load(std::memory_order_relaxed); }
 
   // Opens a handle on the current reactor. Cheap and never blocks; a device that must connect queues requests till
   // then.
@@ -172,6 +175,8 @@ class Device : public std::enable_shared_from_this<Device> {
  protected:
   // Main reactor. Announces the new size.
   void set_size_blocks(uint64_t size_blocks);
+  // Main reactor. For good: writes that come from now on are refused.
+  void set_read_only() noexcept { read_only_.store(true, std::memory_order_relaxed); }
   DeviceInfo& mutable_info() noexcept { return info_; }
 
  private:
@@ -183,6 +188,7 @@ class Device : public std::enable_shared_from_this<Device> {
 
   DeviceInfo info_;
   std::atomic<uint64_t> size_blocks_{info_.size_blocks};
+  std::atomic<bool> read_only_{info_.read_only};
   std::string claimed_by_;
   List<DeviceWatcher> watchers_;
   bool removed_ = false;

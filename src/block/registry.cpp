@@ -31,7 +31,9 @@ Task<Result<void>> DeviceRegistry::remove(std::string name, uint64_t timeout_ns)
   CO_TRY_ASSIGN(std::shared_ptr<Device> device, found);
   const std::string real_name = device->name();
   devices_.erase(real_name);
-  std::erase_if(aliases_, [&](const auto& alias) { return alias.second == real_name; });
+  for (const std::string& alias : device->info().aliases) aliases_.erase(alias);
+  const auto by_uuid = aliases_.find(device->info().uuid.to_string());
+  if (by_uuid != aliases_.end() && by_uuid->second == real_name) aliases_.erase(by_uuid);
   device->announce_removed();
   const std::vector<Observer*> observers = observers_;
   for (Observer* observer : observers) observer->on_device_removed(real_name);

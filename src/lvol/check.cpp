@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "lvol/edit.h"
+#include "lvol/names.h"
 #include "lvol/store.h"
 
 namespace diskengine::lvol {
@@ -58,7 +59,12 @@ CheckReport report_of(const LoadedStore& found, bool repaired) {
   if (!found.mask_damage.empty())
     add(report, {.kind = Finding::Kind::bad_mask, .repairable = true, .repaired = repaired, .text = found.mask_damage});
   for (const LoadedBlob& blob : found.blobs) {
-    if (blob.record.id != found.super.super_blob) ++report.lvols;
+    if (blob.record.id == found.super.super_blob) {
+      report.store_name = text_of(blob.record.find("name"));
+      report.store_uuid = uuid_in(blob.record.find("uuid"));
+    } else {
+      ++report.lvols;
+    }
     if (!blob.damage.empty())
       add(report, {.kind = blob.damage_kind, .blob_id = blob.record.id, .count = 1, .text = blob.damage});
   }

@@ -17,6 +17,7 @@ class LvolDevice final : public Device {
 
   Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;
   std::string driver_specific_json() const override;
+  using Device::set_read_only;
   using Device::set_size_blocks;
 
   Store& store() const noexcept { return *store_; }

@@ -5,6 +5,7 @@
 
 #include "base/endian.h"
 #include "lvol/edit.h"
+#include "lvol/lvol_device.h"
 #include "lvol/names.h"
 #include "lvol/operation.h"
 #include "lvol/store.h"
@@ -17,6 +18,22 @@ std::vector<uint8_t> id_value(uint64_t id) {
   std::vector<uint8_t> value(sizeof id);
   store_le(value.data(), id);
   return value;
+}
+
+// Whether reads of `blob` may end in `other`, through its parents and through lvols that are outside devices of theirs.
+bool stands_on(const Blob& blob, const Blob& other) {
+  const Blob* at = &blob;
+  while (at != nullptr) {
+    if (at == &other) return true;
+    const Blob* below = at->parent.load(std::memory_order_relaxed);
+    if (below == nullptr) {
+      const std::shared_ptr<Device> outside = at->esnap.get();
+      const auto* lvol = dynamic_cast<const LvolDevice*>(outside.get());
+      if (lvol != nullptr) below = lvol->blob().get();
+    }
+    at = below;
+  }
+  return false;
 }
 
 // Flags and xattrs of a blob without a parent of any kind.
@@ -261,8 +278,7 @@ Task<Result<void>> Store::set_parent(BlobPtr blob, BlobPtr parent) {
   if (blob->map.size() != parent->map.size()) co_return refuse(Errc::invalid_argument, "their sizes differ");
   if (blob->parent.load(std::memory_order_relaxed) == parent.get())
     co_return refuse(Errc::already_exists, "it stands on it already");
-  for (const Blob* at = parent.get(); at != nullptr; at = at->parent.load(std::memory_order_relaxed))
-    if (at == blob.get()) co_return refuse(Errc::invalid_argument, "that stands on it");
+  if (stands_on(*parent, *blob)) co_return refuse(Errc::invalid_argument, "that stands on it");
   Result<Operation> operation = Operation::begin(blob, "another operation");
   CO_TRY(operation);
   Result<Operation> on_parent = Operation::begin(parent, "another operation");
@@ -292,10 +308,17 @@ Result<void> Store::check_fits(const Blob& blob, const Device& device) const {
 
 Task<Result<void>> Store::set_outside_parent(BlobPtr blob, std::string esnap_id, std::shared_ptr<Device> device) {
   CO_TRY(check_fits(*blob, *device));
+  if (const auto* lvol = dynamic_cast<const LvolDevice*>(device.get());
+      lvol != nullptr && stands_on(*lvol->blob(), *blob))
+    co_return Error(Errc::invalid_argument,
+                    fmt::format("device '{}' stands on lvol '{}' itself", device->name(), blob->name));
   if (!blob->thin) co_return Error(Errc::invalid_argument, fmt::format("lvol '{}' is not thin", blob->name));
   if (device->info().size_bytes() > blob->map.size() * geometry_.cluster_bytes())
     co_return Error(Errc::invalid_argument,
                     fmt::format("device '{}' is larger than lvol '{}'", device->name(), blob->name));
+  if (device->info().size_bytes() % geometry_.cluster_bytes() != 0)
+    co_return Error(Errc::invalid_argument, fmt::format("device '{}' has {} bytes: clusters have {}", device->name(),
+                                                        device->info().size_bytes(), geometry_.cluster_bytes()));
   if (blob->esnap_id == esnap_id)
     co_return Error(Errc::already_exists,
                     fmt::format("lvol '{}' stands on device '{}' already", blob->name, device->name()));
@@ -325,7 +348,10 @@ Task<Result<void>> Store::set_read_only(BlobPtr blob) {
   record.flags.data_ro |= bs::Flags::kReadOnly;
   co_await blob->board.freeze(blob, main_);
   Result<void> put = co_await put_record(*blob, record);
-  if (put) blob->read_only = true;
+  if (put) {
+    blob->read_only = true;
+    if (const std::shared_ptr<LvolDevice> device = blob->device.lock()) device->set_read_only();
+  }
   blob->board.thaw(blob);
   co_return put;
 }

@@ -34,7 +34,7 @@ spec::IdentifyNamespace identify_namespace(const Namespace& ns) noexcept {
   id.deallocate_features = info.can_unmap && info.can_write_zeroes ? spec::kNsWriteZeroesDeallocate : 0;
   id.optimal_io_boundary = static_cast<uint16_t>(info.optimal_blocks <= 0xffff ? info.optimal_blocks : 0);
   id.capacity_bytes.low = ns.device().size_blocks() * info.block_size;
-  id.attributes = info.read_only ? spec::kNsReadOnly : 0;
+  id.attributes = ns.device().read_only() ? spec::kNsReadOnly : 0;
   std::memcpy(id.nguid, ns.ids().nguid.data(), sizeof id.nguid);
   std::memcpy(id.eui64, ns.ids().eui64.data(), sizeof id.eui64);
   return id;
@@ -44,7 +44,7 @@ spec::IdentifyNamespace identify_namespace(const Namespace& ns) noexcept {
 std::array<uint8_t, 16> identify_independent(const Namespace& ns) noexcept {
   std::array<uint8_t, 16> id{};
   id[1] = spec::kNsShared;
-  id[8] = ns.device().info().read_only ? spec::kNsReadOnly : 0;
+  id[8] = ns.device().read_only() ? spec::kNsReadOnly : 0;
   id[14] = 1;  // ready
   return id;
 }

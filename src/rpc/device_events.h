@@ -18,11 +18,14 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   static constexpr const char* kRegister = "bdev_register";
   static constexpr const char* kUnregister = "bdev_unregister";
   static constexpr const char* kResize = "bdev_resize";
+  // Not in SPDK. The context says which store and how much of it is free, or which lvol and why.
+  static constexpr const char* kLvolSpace = "diskengine_lvol_space";
+  static constexpr const char* kLvolDamaged = "diskengine_lvol_damaged";
 
   struct Notification {
     uint64_t id;
     const char* type;
-    std::string context;  // the device's name
+    std::string context;  // the device's name, if nothing else is said
   };
 
   explicit DeviceEvents(DeviceRegistry& devices);
@@ -34,6 +37,8 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   std::vector<std::shared_ptr<Device>> in_order() const;
   // The oldest first; older ones than kNotificationsMax are gone.
   const std::deque<Notification>& notifications() const noexcept { return notifications_; }
+  // Adds one that does not come from the registry; `type` is one of the names above.
+  void announce(const char* type, const std::string& context) { add(type, context); }
 
  private:
   class Watch;

@@ -18,9 +18,10 @@ namespace {
 
 constexpr uint64_t kAppearPollNs = 2'000'000;
 
-json::object supported_io_types(const DeviceInfo& info) {
+json::object supported_io_types(const Device& device) {
+  const DeviceInfo& info = device.info();
   return {{"read", true},
-          {"write", !info.read_only},
+          {"write", !device.read_only()},
           {"unmap", info.can_unmap},
           {"flush", true},
           {"reset", true},
@@ -81,7 +82,7 @@ json::object describe(const Device& device) {
   bdev["claimed"] = !device.claimed_by().empty();
   if (!device.claimed_by().empty()) bdev["claim_type"] = "exclusive_write";
   bdev["zoned"] = false;
-  bdev["supported_io_types"] = supported_io_types(info);
+  bdev["supported_io_types"] = supported_io_types(device);
   bdev["driver_specific"] = driver_specific(device);
   return bdev;
 }
@@ -118,10 +119,8 @@ Task<Reply> examine(const BdevControl& control, json::object params) {
 }
 
 Task<Reply> wait_for_examine(const BdevControl& control) {
-  for (const std::function<Task<void>()>& wait : control.wait_for_examine) {
-    Task<void> waiting = wait();
-    co_await waiting;
-  }
+  Task<void> waiting = control.examination.wait();
+  co_await waiting;
   co_return json::value(true);
 }
 

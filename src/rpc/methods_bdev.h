@@ -2,13 +2,13 @@
 // in the files of their layers.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "block/registry.h"
 #include "rpc/device_events.h"
 #include "rpc/dispatcher.h"
+#include "rpc/examination.h"
 #include "rpc/method.h"
 
 namespace diskengine::rpc {
@@ -18,8 +18,7 @@ struct BdevControl {
   DeviceRegistry& devices;
   const DeviceEvents& events;
   const Dispatcher& dispatcher;
-  // Each returns once the layer has looked at every device that came so far (for superblocks and the like).
-  std::vector<std::function<Task<void>()>> wait_for_examine;
+  Examination& examination;
   // As bdev_set_options and iobuf_set_options set them: kept for SPDK's clients, which read them back. Here requests
   // and buffers are sized by the queues that are created.
   boost::json::object bdev_options;

@@ -11,6 +11,12 @@ namespace json = boost::json;
 
 namespace {
 
+// A process that was killed holds its files until the kernel has ended its last I/O.
+constexpr uint64_t kHeldNs = 2'000'000'000;
+constexpr uint64_t kHeldPollNs = 20'000'000;
+// A disk that does not answer is examined longer than its maker waits.
+constexpr uint64_t kExamineNs = 10'000'000'000;
+
 // The first of prefix0, prefix1, ... that no device has.
 std::string free_name(const DeviceRegistry& devices, std::string_view prefix) {
   for (size_t i = 0;; ++i) {
@@ -60,7 +66,8 @@ Task<Reply> malloc_delete(DeviceRegistry& devices, json::object params) {
   co_return reply;
 }
 
-Task<Reply> uring_create(DeviceRegistry& devices, Random& random, UringDisk::Flavour flavour, json::object params) {
+Task<Reply> uring_create(DeviceRegistry& devices, Examination& examination, Random& random, UringDisk::Flavour flavour,
+                         json::object params) {
   UringDisk::Options options;
   options.name = text_param(params, "name");
   options.path = text_param(params, "filename");
@@ -71,10 +78,17 @@ Task<Reply> uring_create(DeviceRegistry& devices, Random& random, UringDisk::Fla
   options.flavour = flavour;
   if (devices.find(options.name))
     co_return Error(Errc::already_exists, fmt::format("there is a bdev named '{}' already", options.name));
+  const uint64_t began_ns = devices.main_reactor().now_ns();
   Result<std::shared_ptr<UringDisk>> disk = UringDisk::create(options);
+  while (!disk && disk.error().code() == Errc::busy && devices.main_reactor().now_ns() - began_ns < kHeldNs) {
+    co_await sleep_for(devices.main_reactor(), kHeldPollNs);
+    disk = UringDisk::create(options);
+  }
   if (!disk) co_return disk.error();
   Result<void> added = devices.add(std::move(*disk));
   if (!added) co_return added.error();
+  Task<void> examined = examination.wait(kExamineNs);
+  co_await examined;
   co_return json::value(json::string(options.name));
 }
 
@@ -96,16 +110,16 @@ Task<Reply> uring_rescan(DeviceRegistry& devices, json::object params) {
 
 }  // namespace
 
-void add_disk_methods(MethodTable& methods, DeviceRegistry& devices, Random& random) {
+void add_disk_methods(MethodTable& methods, DeviceRegistry& devices, Examination& examination, Random& random) {
   methods.add("bdev_malloc_create",
               [&](json::object params) { return malloc_create(devices, random, std::move(params)); });
   methods.add("bdev_malloc_delete", [&](json::object params) { return malloc_delete(devices, std::move(params)); });
   // SPDK's two names for a disk in a file; here they are one.
   methods.add("bdev_uring_create", [&](json::object params) {
-    return uring_create(devices, random, UringDisk::Flavour::uring, std::move(params));
+    return uring_create(devices, examination, random, UringDisk::Flavour::uring, std::move(params));
   });
   methods.add("bdev_aio_create", [&](json::object params) {
-    return uring_create(devices, random, UringDisk::Flavour::aio, std::move(params));
+    return uring_create(devices, examination, random, UringDisk::Flavour::aio, std::move(params));
   });
   for (const char* name : {"bdev_uring_delete", "bdev_aio_delete"})
     methods.add(name, [&](json::object params) { return uring_delete(devices, std::move(params)); });

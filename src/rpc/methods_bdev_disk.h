@@ -2,12 +2,13 @@
 #pragma once
 
 #include "block/registry.h"
+#include "rpc/examination.h"
 #include "rpc/method.h"
 #include "runtime/random.h"
 
 namespace diskengine::rpc {
 
-// `devices` and `random` outlive the table.
-void add_disk_methods(MethodTable& methods, DeviceRegistry& devices, Random& random);
+// The references outlive the table. A disk in a file was examined when the call that makes it is answered.
+void add_disk_methods(MethodTable& methods, DeviceRegistry& devices, Examination& examination, Random& random);
 
 }  // namespace diskengine::rpc

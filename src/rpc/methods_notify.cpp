@@ -10,7 +10,8 @@ namespace json = boost::json;
 namespace {
 
 Task<Reply> get_types() {
-  co_return json::value(json::array{DeviceEvents::kRegister, DeviceEvents::kUnregister, DeviceEvents::kResize});
+  co_return json::value(json::array{DeviceEvents::kRegister, DeviceEvents::kUnregister, DeviceEvents::kResize,
+                                    DeviceEvents::kLvolSpace, DeviceEvents::kLvolDamaged});
 }
 
 Task<Reply> get_notifications(const DeviceEvents& events, json::object params) {

@@ -12,6 +12,8 @@ from .guest import (
     Guest,
     GuestCommandFailed,
 )
+from .lvols import LvolCase
+from .nvme_tcp import Namespace, NvmeError
 from .process import DataPlane, Process, ProcessFailed, program
 from .rpc import RpcClient, RpcError
 
@@ -24,6 +26,9 @@ __all__ = [
     "DataPlane",
     "Guest",
     "GuestCommandFailed",
+    "LvolCase",
+    "Namespace",
+    "NvmeError",
     "Process",
     "ProcessFailed",
     "RpcClient",
