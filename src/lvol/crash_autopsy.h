@@ -149,9 +149,10 @@ class Autopsy {
     EXPECT_TRUE(tracked.name.allows(lvol.name, cut_)) << "it is called " << lvol.name;
     EXPECT_TRUE(tracked.size.allows(lvol.size_bytes / kSectorBytes, cut_)) << lvol.name << " has " << lvol.size_bytes;
     EXPECT_TRUE(tracked.parent.allows(lvol.parent_name, cut_)) << lvol.name << " is over '" << lvol.parent_name << "'";
-    if (tracked.snapshot_of == nullptr || tracked.removed.begin != kNotYet) return;
+    // While it is being taken, it and its origin as its clone come together.
+    if (tracked.snapshot_of == nullptr || tracked.created.acknowledged(cut_)) return;
     const auto origin = others.find(tracked.snapshot_of->uuid.to_string());
-    if (origin == others.end() || tracked.snapshot_of->parent.latest() != lvol.name) return;
+    ASSERT_NE(origin, others.end()) << "the snapshot's origin is gone";
     EXPECT_EQ(origin->second->parent_name, lvol.name) << "the snapshot is there, but its origin is not its clone";
   }
 

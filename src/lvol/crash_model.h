@@ -109,6 +109,7 @@ class Tracked {
   std::string describe(uint64_t sector) const;
 
   Uuid uuid;
+  bool read_only = false;
   Span created;
   Span removed;
   Versions<std::string> name;

@@ -57,7 +57,8 @@ class Story {
   }
 
   Story(uint64_t seed, const Shape& shape) : shape_(shape), random_(seed) {
-    image_ = std::make_shared<CrashImage>(std::vector<uint8_t>(std::max(shape.disk_bytes, shape.grown_bytes)));
+    image_ =
+        std::make_shared<CrashImage>(std::vector<uint8_t>(std::max(shape.disk_bytes, shape.grown_bytes), kOldByte));
     shape_.world.size_blocks = shape.disk_bytes / shape.world.block_size;
     World::Options plain = shape_.world;
     plain.seed = 0;
@@ -69,6 +70,16 @@ class Story {
                                                     .md_pages_per_cluster_percent = shape.md_percent}));
     EXPECT_TRUE(made) << made.error().message();
   }
+
+  // Also where the test has failed half-way.
+  ~Story() {
+    if (world_ == nullptr || load_ == nullptr) return;
+    load_->stop();
+    EXPECT_TRUE(world_->turn_until([this] { return load_->idle(); })) << "I/O does not complete";
+    world_.reset();
+  }
+  Story(const Story&) = delete;
+  Story& operator=(const Story&) = delete;
 
   // --- Before the recording, or in it
 
@@ -125,6 +136,7 @@ class Story {
     EXPECT_TRUE(done) << done.error().message();
     made.created.end = moment_now();
     of.parent.end(version, made.created.end);
+    made.read_only = true;
     return made;
   }
   Tracked& clone(Tracked& of, const std::string& name) {
@@ -172,13 +184,25 @@ class Story {
     of.name.end(version, ended);
     for (const auto& [other, number] : clones) other->parent.end(number, ended);
   }
-  // Of a clone: nobody is its parent then.
+  // Of a clone: nobody is its parent then, or its parent's parent.
   void inflate(Tracked& of) { stand_alone(of, true); }
   void decouple(Tracked& of) { stand_alone(of, false); }
   void grow() {
     world_->on_main([this] { world_->disk().resize(shape_.grown_bytes / shape_.world.block_size); });
     const Result<void> done = world_->run(world_->manager().grow_store("s"));
     EXPECT_TRUE(done) << done.error().message();
+  }
+
+  // With no load: the recording goes on to its end, with the store unloaded.
+  void unload() {
+    world_->close_channels();
+    const Result<void> done = world_->run(world_->manager().unload_store("s"));
+    EXPECT_TRUE(done) << done.error().message();
+  }
+  // One operation after the other, with nothing in between, on any lvols but `busy`, which is under load and is
+  // snapshotted only.
+  void anything(Tracked& busy, unsigned operations) {
+    for (unsigned i = 0; i < operations && !testing::Test::HasFailure(); ++i) one_of_all(busy);
   }
 
   // Ends the recording with I/O still in flight, then lets everything end.
@@ -202,6 +226,8 @@ class Story {
   uint64_t cluster_sectors() const { return shape_.cluster_bytes / kSectorBytes; }
 
  private:
+  static constexpr uint8_t kOldByte = 0xee;  // somebody's data, which must never be seen
+
   static std::string device(const Tracked& tracked) { return tracked.uuid.to_string(); }
   Moment moment_now() { return world_->now(); }
 
@@ -232,8 +258,32 @@ class Story {
         moved.emplace_back(&other, other.parent.begin(onto, now));
     return moved;
   }
+  size_t clones_of(const Tracked& tracked) const {
+    return static_cast<size_t>(std::count_if(lvols_.begin(), lvols_.end(), [&](const Tracked& other) {
+      return other.removed.begin == kNotYet && other.parent.latest() == tracked.name.latest();
+    }));
+  }
+  void one_of_all(Tracked& busy) {
+    constexpr size_t kEnough = 8;
+    const std::string name = "n" + std::to_string(++names_);
+    std::vector<Tracked*> there;
+    for (Tracked& tracked : lvols_)
+      if (tracked.removed.begin == kNotYet && &tracked != &busy) there.push_back(&tracked);
+    const uint64_t what = random_.below(8);
+    if (there.size() < kEnough && (there.empty() || what < 2)) return static_cast<void>(snapshot(busy, name));
+    if (there.size() < kEnough && what < 3) return static_cast<void>(create(name, 1 + random_.below(20)));
+    Tracked& one = *there[random_.below(there.size())];
+    if (there.size() < kEnough && what < 5 && one.read_only) return static_cast<void>(clone(one, name));
+    if (what < 7 && clones_of(one) <= 1) return remove(one);
+    if (!one.read_only && !one.parent.latest().empty()) return decouple(one);
+    if (!one.read_only) return resize(one, 1 + random_.below(40));
+    rename(one, name);
+  }
   void stand_alone(Tracked& of, bool all) {
-    const size_t version = of.parent.begin("", moment_now());
+    const auto parent = std::find_if(lvols_.begin(), lvols_.end(), [&](const Tracked& other) {
+      return other.removed.begin == kNotYet && other.name.latest() == of.parent.latest();
+    });
+    const size_t version = of.parent.begin(all ? "" : parent->parent.latest(), moment_now());
     LvolManager& manager = world_->manager();
     const Result<void> done =
         all ? world_->run(manager.inflate(device(of))) : world_->run(manager.decouple_parent(device(of)));
@@ -248,6 +298,7 @@ class Story {
   std::unique_ptr<Load> load_;
   std::deque<Tracked> lvols_;
   uint64_t stamps_ = 0;
+  uint64_t names_ = 0;
   std::vector<uint8_t> before_;
   CrashRecording recording_;
 };

@@ -132,6 +132,22 @@ TEST(LvolCrash, Create) {
   });
 }
 
+TEST(LvolCrash, CreateThickAndResizeIt) {
+  survive([](Story& story) {
+    Tracked& a = story.create("a", story.shape().lvol_clusters);
+    story.begin();
+    story.load().add(a);
+    story.load().run(10);
+    Tracked& b = story.create("b", 30, false);
+    story.load().add(b);
+    story.load().run(20);
+    story.resize(b, 45);
+    story.load().run(20);
+    story.resize(b, 12);
+    story.load().run(20);
+  });
+}
+
 TEST(LvolCrash, Snapshot) {
   survive([](Story& story) {
     Tracked& a = story.create("a", story.shape().lvol_clusters);
@@ -196,6 +212,20 @@ TEST(LvolCrash, DeleteASnapshotThatACloneStandsOn) {
     story.load().run(30);
     story.remove(s1);
     story.load().run(30);
+  });
+}
+
+// The first page that a deletion gives up is the first that is free; the transaction that erases it may still have to
+// be repeated.
+TEST(LvolCrash, DeleteAndWriteAtOnce) {
+  survive([](Story& story) {
+    Tracked& a = story.create("a", story.shape().lvol_clusters);
+    Tracked& s = story.snapshot(a, "s");
+    Tracked& b = story.create("b", story.shape().lvol_clusters);
+    story.begin();
+    story.remove(s);
+    story.load().add(b);
+    story.load().run(3);
   });
 }
 
@@ -293,6 +323,34 @@ TEST(LvolCrash, Grow) {
         story.load().run(40);
       },
       {.grown_bytes = uint64_t{2} << 20});
+}
+
+TEST(LvolCrash, OneOperationAfterTheOther) {
+  survive([](Story& story) {
+    Tracked& a = story.create("a", story.shape().lvol_clusters);
+    story.fill(a, 8);
+    story.snapshot(a, "s");
+    story.fill(a, 8);
+    Tracked& t = story.snapshot(a, "t");
+    story.clone(t, "c");
+    story.begin();
+    story.load().add(a);
+    story.anything(a, 12);
+  });
+}
+
+TEST(LvolCrash, Unload) {
+  survive([](Story& story) {
+    Tracked& a = story.create("a", story.shape().lvol_clusters);
+    story.fill(a, 5);
+    story.begin();
+    story.load().add(a);
+    story.load().run(20);
+    story.snapshot(a, "s");
+    story.load().run(20);
+    story.load().remove(a);
+    story.unload();
+  });
 }
 
 TEST(LvolCrash, TheRecoveryItself) {
