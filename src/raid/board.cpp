@@ -91,6 +91,35 @@ void Board::release(std::shared_ptr<const View> view) {
     });
 }
 
+void Board::sweep(std::shared_ptr<RegionBits> kept, std::function<void()> done) {
+  std::vector<Reactor*> targets;
+  {
+    std::lock_guard lock(mutex_);
+    targets = reactors();
+  }
+  sweep_next(std::move(targets), std::move(kept), std::move(done));
+}
+
+void Board::sweep_next(std::vector<Reactor*> rest, std::shared_ptr<RegionBits> kept, std::function<void()> done) {
+  if (rest.empty()) {
+    main_.post(std::move(done));
+    return;
+  }
+  Reactor* next = rest.back();
+  rest.pop_back();
+  next->post([self = shared_from_this(), next, rest = std::move(rest), kept = std::move(kept),
+              done = std::move(done)]() mutable {
+    std::vector<BoardMember*> here;
+    {
+      std::lock_guard lock(self->mutex_);
+      for (BoardMember* member : self->members_)
+        if (&member->member_reactor() == next) here.push_back(member);
+    }
+    for (BoardMember* member : here) member->sweep(*kept);
+    self->sweep_next(std::move(rest), std::move(kept), std::move(done));
+  });
+}
+
 size_t Board::channels() const {
   std::lock_guard lock(mutex_);
   return members_.size();

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "raid/marks.h"
 #include "raid/view.h"
 
 namespace diskengine::raid {
@@ -20,6 +21,8 @@ class BoardMember {
   virtual Reactor& member_reactor() const noexcept = 0;
   virtual void adopt(const std::shared_ptr<const View>& view) noexcept = 0;
   virtual void release(const std::shared_ptr<const View>& view) noexcept = 0;
+  // Gives up marks that it no longer needs (raid/marks.h), and adds those it keeps.
+  virtual void sweep(RegionBits& kept) noexcept = 0;
   // Requests taken so far. Any thread.
   virtual uint64_t requests_taken() const noexcept = 0;
 
@@ -71,6 +74,11 @@ class Board : public std::enable_shared_from_this<Board> {
   // Set by the volume, and cleared when it goes.
   std::function<void(const LegFailure&)> on_failure;
 
+  // A channel asks for marks: on the main reactor. Set and cleared likewise; while it is not set all are refused.
+  std::function<void(std::shared_ptr<MarkExchange>)> on_marks;
+  // Lets every channel add what it keeps to `kept`, one after the other; then `done` runs on the main reactor.
+  void sweep(std::shared_ptr<RegionBits> kept, std::function<void()> done);
+
   // Makes every channel adopt `view`; `adopted` runs on the main reactor afterwards. One at a time.
   void publish(std::shared_ptr<const View> view, std::function<void()> adopted);
   // Tells every channel that all have adopted `view`.
@@ -84,6 +92,7 @@ class Board : public std::enable_shared_from_this<Board> {
 
  private:
   std::vector<Reactor*> reactors() const;
+  void sweep_next(std::vector<Reactor*> rest, std::shared_ptr<RegionBits> kept, std::function<void()> done);
   BoardMember* next_to_adopt(const Reactor& reactor, uint64_t generation);
   BoardMember* next_to_release(const Reactor& reactor, uint64_t generation);
 

@@ -30,6 +30,7 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
       zeroes_(std::move(zeroes)),
       retry_timer_([this] { run_retries(); }),
       children_(kChildrenMax),
+      marks_(std::make_shared<MarkExchange>(on, board_, static_cast<MarkTaker&>(*this))),
       tracker_(this->device().info().block_size),
       resumer_(*this) {
   for (Child& child : children_) {
@@ -45,6 +46,7 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
 
 MirrorChannel::~MirrorChannel() {
   board_->leave(*this);
+  marks_->detach();
   DE_ASSERT(free_count_ == kChildrenMax);
   for (const Port& port : ports_) DE_ASSERT(port.outstanding == 0);
   if (resumer_.linked()) resumer_.unlink();
@@ -83,7 +85,7 @@ bool MirrorChannel::begin(Request& request) noexcept {
     return true;
   }
   Io& io = request.context<Io>();
-  const bool hold = must_hold(request, io);
+  const bool hold = must_hold(request, io) || !may_write(request, io);
   track(request);
   if (hold) {
     held_.push_back(request);
@@ -315,6 +317,8 @@ void MirrorChannel::resume_held() noexcept {
       if (out_of_children) io.held_for_write = true;  // it waits for completions, as if for a write
       held_.push_back(request);
       if (io.held_for_write) ++held_for_writes_;
+    } else if (!may_write(request, io)) {
+      held_.push_back(request);
     } else {
       send_to_all(request);
     }

@@ -6,7 +6,8 @@
 // A write goes through these states, each a list or a counter here:
 //
 //   waiting     no child requests left, or others wait before it
-//   held        overlaps a locked range, or a write that is under way: legs must apply the two in one order
+//   held        overlaps a locked range, or a write that is under way: legs must apply the two in one order; or waits
+//               until its regions are marked in the dirty-region log (raid/marks.h)
 //   sent        every leg that is to have it got its child
 //   answered    all legs answered: `settle` decides. It is the one place where a write becomes acknowledged. If a leg
 //   of
@@ -38,7 +39,7 @@ inline constexpr size_t kZeroBytes = 128 * 1024;
 // The others go to all legs.
 constexpr bool goes_to_one_leg(Op op) noexcept { return op == Op::read || op == Op::compare; }
 
-class MirrorChannel final : public Channel, private BoardMember {
+class MirrorChannel final : public Channel, private BoardMember, private MarkTaker {
  public:
   // Child requests of one channel: half as many mirrored writes over two legs are under way at a time, the others wait.
   static constexpr unsigned kChildrenMax = 1024;
@@ -68,6 +69,7 @@ class MirrorChannel final : public Channel, private BoardMember {
     bool tracked = false;
     bool held_for_write = false;  // held by an earlier write, not by a range lock
     bool parked = false;          // is, or was, parked
+    bool asked = false;           // held until its regions are marked
     IoStatus error;               // the first one
   };
   struct Child : Request {
@@ -102,6 +104,12 @@ class MirrorChannel final : public Channel, private BoardMember {
   void adopt(const std::shared_ptr<const View>& view) noexcept override;
   void release(const std::shared_ptr<const View>& view) noexcept override;
   uint64_t requests_taken() const noexcept override { return taken_.load(std::memory_order_relaxed); }
+
+  // mirror_channel_marks.cpp
+  bool may_write(Request& request, Io& io) noexcept;
+  void marks_answered(std::span<const RegionRange> ranges, bool granted) noexcept override;
+  void fail_unmarked() noexcept;
+  void sweep(RegionBits& kept) noexcept override;
 
   bool begin(Request& request) noexcept;
   void conclude(Request& request, IoStatus status) noexcept;
@@ -160,6 +168,10 @@ class MirrorChannel final : public Channel, private BoardMember {
   std::vector<Child> children_;
   Child* free_ = nullptr;
   unsigned free_count_ = 0;
+
+  std::shared_ptr<MarkExchange> marks_;
+  RegionBits granted_;  // marked for this channel
+  RegionBits touched_;  // of these, written to since the last sweep
 
   WriteTracker tracker_;  // of held_, sent_ and parked_, flushes aside
   List<Request> waiting_;
