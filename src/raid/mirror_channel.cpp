@@ -79,7 +79,7 @@ bool MirrorChannel::begin(Request& request) noexcept {
     send_read(request);
     return true;
   }
-  if (free_count_ < kLegsMax) return false;
+  if (!has_room(request)) return false;
   if (request.op == Op::flush) {
     send_to_all(request);
     return true;
@@ -207,11 +207,34 @@ LegMask MirrorChannel::targets_of(const Request& request) const noexcept {
   return view_->in_sync;
 }
 
-// There are enough children for it.
+// Whether there are children for it, and a buffer for its payload.
+bool MirrorChannel::has_room(const Request& request) const noexcept {
+  if (free_count_ < kLegsMax) return false;
+  return request.op != Op::write || payloads_.has_room(request.blocks * device().info().block_size);
+}
+
+// The guest's memory is read once, here, if more than one leg is to get it. False: there is no memory.
+bool MirrorChannel::copy_payload(Request& request, Io& io) noexcept {
+  if (request.op != Op::write || std::has_single_bit(io.sent)) return true;
+  io.payload = payloads_.copy(request.iov, request.blocks * device().info().block_size);
+  return io.payload != nullptr;
+}
+
+void MirrorChannel::drop_payload(Io& io) noexcept {
+  if (io.payload == nullptr) return;
+  payloads_.give_back(*std::exchange(io.payload, nullptr));
+  if (waiting_count_ > 0 || held_for_writes_ > 0) schedule_resume();
+}
+
+// There is room for it.
 void MirrorChannel::send_to_all(Request& request) noexcept {
   Io& io = request.context<Io>();
   io.sent = targets_of(request);
   io.pending = static_cast<uint8_t>(std::popcount(io.sent));
+  if (!copy_payload(request, io)) [[unlikely]] {
+    conclude(request, IoStatus::error(IoCode::io_error, ENOMEM));
+    return;
+  }
   if (request.op != Op::flush) sent_.push_back(request);
   for_each_tag(io.sent, [&](unsigned tag) {
     if (ports_[tag].channel != nullptr) {
@@ -222,7 +245,9 @@ void MirrorChannel::send_to_all(Request& request) noexcept {
     io.error = IoStatus::error(IoCode::disconnected);
     --io.pending;
   });
-  if (io.pending == 0) settle(request);
+  if (io.pending > 0) return;
+  drop_payload(io);
+  settle(request);
 }
 
 // Every leg answered: is the request done, and how did it end? The only place that acknowledges.
@@ -312,9 +337,9 @@ void MirrorChannel::resume_held() noexcept {
     if (io.held_for_write) --held_for_writes_;
     io.held_for_write =
         overlapped_by(sent_, request) || overlapped_by(parked_, request) || overlapped_by(held_, request);
-    const bool out_of_children = free_count_ < kLegsMax;
-    if (out_of_children || io.held_for_write || view_->locked(request.lba, request.blocks)) {
-      if (out_of_children) io.held_for_write = true;  // it waits for completions, as if for a write
+    const bool no_room = !has_room(request);
+    if (no_room || io.held_for_write || view_->locked(request.lba, request.blocks)) {
+      if (no_room) io.held_for_write = true;  // it waits for completions, as if for a write
       held_.push_back(request);
       if (io.held_for_write) ++held_for_writes_;
     } else if (!may_write(request, io)) {

@@ -1,6 +1,7 @@
 // RAID1 on the I/O path: one volume's channel on one reactor.
 //
-//   Input object: Request. Output object: a Child request per leg, from this channel's pool, with the same iovecs.
+//   Input object: Request. Output object: a Child request per leg, from this channel's pool; a write that goes to
+//   several legs brings them one copy of its payload (raid/payload_pool.h), everything else the parent's iovecs.
 //   Completion callback: on_child, which ends in Channel::finish for the parent.
 //
 // A write goes through these states, each a list or a counter here:
@@ -27,6 +28,7 @@
 
 #include "block/device.h"
 #include "raid/board.h"
+#include "raid/payload_pool.h"
 #include "raid/write_tracker.h"
 #include "runtime/dma_buffer.h"
 
@@ -70,6 +72,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
     bool held_for_write = false;  // held by an earlier write, not by a range lock
     bool parked = false;          // is, or was, parked
     bool asked = false;           // held until its regions are marked
+    Payload* payload = nullptr;   // what the legs get, instead of the guest's own memory
     IoStatus error;               // the first one
   };
   struct Child : Request {
@@ -137,6 +140,9 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   // Everything that goes to all legs.
   bool must_hold(const Request& request, Io& io) noexcept;
   void send_to_all(Request& request) noexcept;
+  bool has_room(const Request& request) const noexcept;
+  bool copy_payload(Request& request, Io& io) noexcept;
+  void drop_payload(Io& io) noexcept;
   LegMask targets_of(const Request& request) const noexcept;
   void settle(Request& request) noexcept;
   void park(Request& request) noexcept;
@@ -168,6 +174,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   std::vector<Child> children_;
   Child* free_ = nullptr;
   unsigned free_count_ = 0;
+  PayloadPool payloads_;
 
   std::shared_ptr<MarkExchange> marks_;
   RegionBits granted_;  // marked for this channel
