@@ -31,6 +31,8 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
       retry_timer_([this] { run_retries(); }),
       children_(kChildrenMax),
       marks_(std::make_shared<MarkExchange>(on, board_, static_cast<MarkTaker&>(*this))),
+      granule_shift_(
+          static_cast<unsigned>(std::countr_zero(WriteOrder::kGranuleBytes / this->device().info().block_size))),
       tracker_(this->device().info().block_size),
       resumer_(*this) {
   for (Child& child : children_) {
@@ -85,7 +87,7 @@ bool MirrorChannel::begin(Request& request) noexcept {
     return true;
   }
   Io& io = request.context<Io>();
-  const bool hold = must_hold(request, io) || !may_write(request, io);
+  const bool hold = must_hold(request, io) || !may_write(request, io) || !take_order(request, io);
   track(request);
   if (hold) {
     held_.push_back(request);
@@ -99,7 +101,8 @@ bool MirrorChannel::begin(Request& request) noexcept {
 // The end of `request` here. Runs its completion at once only where nothing follows that could miss this channel.
 void MirrorChannel::conclude(Request& request, IoStatus status) noexcept {
   if (request.linked()) request.unlink();
-  const Io& io = request.context<Io>();
+  Io& io = request.context<Io>();
+  if (io.ordered > 0) give_order(request, io);
   if (io.parked) [[unlikely]]
     board_->held.ended(static_cast<uint64_t>(static_cast<double>(ticks() - request.submit_ticks) * 1e9 /
                                              static_cast<double>(ticks_per_second())));
@@ -205,6 +208,26 @@ bool MirrorChannel::must_hold(const Request& request, Io& io) noexcept {
 LegMask MirrorChannel::targets_of(const Request& request) const noexcept {
   if (request.op == Op::flush || request.lba < view_->copied_until) return view_->in_sync | view_->rebuilding;
   return view_->in_sync;
+}
+
+// Whether no other channel's write is before it in any granule. If one is, the order's go_on() comes.
+bool MirrorChannel::take_order(const Request& request, Io& io) noexcept {
+  const uint64_t first = granule_of(request.lba);
+  const uint64_t count = WriteOrder::slots_of(first, granule_of(request.lba + request.blocks - 1));
+  const uint32_t number = Board::number_of(*this);
+  for (; io.ordered < count; ++io.ordered)
+    if (!board_->order.take(WriteOrder::slot_of(first, count, io.ordered), number)) return false;
+  return true;
+}
+
+void MirrorChannel::give_order(const Request& request, Io& io) noexcept {
+  const uint64_t first = granule_of(request.lba);
+  const uint64_t count = WriteOrder::slots_of(first, granule_of(request.lba + request.blocks - 1));
+  bool wanted = false;
+  for (; io.ordered > 0; --io.ordered)
+    wanted = board_->order.give(WriteOrder::slot_of(first, count, io.ordered - 1)) || wanted;
+  if (wanted) [[unlikely]]
+    board_->let_go_on();
 }
 
 // Whether there are children for it, and a buffer for its payload.
@@ -342,7 +365,7 @@ void MirrorChannel::resume_held() noexcept {
       if (no_room) io.held_for_write = true;  // it waits for completions, as if for a write
       held_.push_back(request);
       if (io.held_for_write) ++held_for_writes_;
-    } else if (!may_write(request, io)) {
+    } else if (!may_write(request, io) || !take_order(request, io)) {
       held_.push_back(request);
     } else {
       send_to_all(request);

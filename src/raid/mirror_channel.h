@@ -7,7 +7,8 @@
 // A write goes through these states, each a list or a counter here:
 //
 //   waiting     no child requests left, or others wait before it
-//   held        overlaps a locked range, or a write that is under way: legs must apply the two in one order; or waits
+//   held        overlaps a locked range, or a write that is under way, here or on another channel (raid/write_order.h):
+//               legs must apply the two in one order; or waits
 //               until its regions are marked in the dirty-region log (raid/marks.h)
 //   sent        every leg that is to have it got its child
 //   answered    all legs answered: `settle` decides. It is the one place where a write becomes acknowledged. If a leg
@@ -72,6 +73,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
     bool held_for_write = false;  // held by an earlier write, not by a range lock
     bool parked = false;          // is, or was, parked
     bool asked = false;           // held until its regions are marked
+    uint32_t ordered = 0;         // slots of the order that it has taken
     Payload* payload = nullptr;   // what the legs get, instead of the guest's own memory
     IoStatus error;               // the first one
   };
@@ -140,6 +142,12 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   // Everything that goes to all legs.
   bool must_hold(const Request& request, Io& io) noexcept;
   void send_to_all(Request& request) noexcept;
+  bool take_order(const Request& request, Io& io) noexcept;
+  void give_order(const Request& request, Io& io) noexcept;
+  uint64_t granule_of(uint64_t lba) const noexcept { return lba >> granule_shift_; }
+  void go_on() noexcept override {
+    if (!held_.empty()) schedule_resume();
+  }
   bool has_room(const Request& request) const noexcept;
   bool copy_payload(Request& request, Io& io) noexcept;
   void drop_payload(Io& io) noexcept;
@@ -180,7 +188,8 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   RegionBits granted_;  // marked for this channel
   RegionBits touched_;  // of these, written to since the last sweep
 
-  WriteTracker tracker_;  // of held_, sent_ and parked_, flushes aside
+  unsigned granule_shift_;  // of a block's number, to that of its granule in the order
+  WriteTracker tracker_;    // of held_, sent_ and parked_, flushes aside
   List<Request> waiting_;
   unsigned waiting_count_ = 0;
   List<Request> held_;            // in order of arrival
