@@ -9,6 +9,7 @@ Board::Board(Reactor& main)
 
 void Board::join(BoardMember& member, std::shared_ptr<const View>* current, std::shared_ptr<const View>* released) {
   std::lock_guard lock(mutex_);
+  member.number_ = free_number();
   members_.push_back(&member);
   member.adopted_ = current_->generation;
   member.released_ = released_->generation;
@@ -89,6 +90,57 @@ void Board::release(std::shared_ptr<const View> view) {
     target->post([self = shared_from_this(), view, target] {
       while (BoardMember* member = self->next_to_release(*target, view->generation)) member->release(view);
     });
+}
+
+std::vector<BoardMember*> Board::members_on(const Reactor& reactor) const {
+  std::lock_guard lock(mutex_);
+  std::vector<BoardMember*> here;
+  for (BoardMember* member : members_)
+    if (&member->member_reactor() == &reactor) here.push_back(member);
+  return here;
+}
+
+uint32_t Board::free_number() const noexcept {
+  for (uint32_t number = 1; number <= WriteOrder::kChannelMax; ++number)
+    if (std::none_of(members_.begin(), members_.end(), [&](const auto* m) { return m->number_ == number; }))
+      return number;
+  DE_ASSERT(false);  // so many channels of one volume do not fit in memory
+  return 0;
+}
+
+void Board::let_go_on() {
+  std::vector<Reactor*> targets;
+  {
+    std::lock_guard lock(mutex_);
+    targets = reactors();
+  }
+  for (Reactor* target : targets)
+    target->post([self = shared_from_this(), target] {
+      for (BoardMember* member : self->members_on(*target)) member->go_on();
+    });
+}
+
+void Board::sweep(std::shared_ptr<RegionBits> kept, std::function<void()> done) {
+  std::vector<Reactor*> targets;
+  {
+    std::lock_guard lock(mutex_);
+    targets = reactors();
+  }
+  sweep_next(std::move(targets), std::move(kept), std::move(done));
+}
+
+void Board::sweep_next(std::vector<Reactor*> rest, std::shared_ptr<RegionBits> kept, std::function<void()> done) {
+  if (rest.empty()) {
+    main_.post(std::move(done));
+    return;
+  }
+  Reactor* next = rest.back();
+  rest.pop_back();
+  next->post([self = shared_from_this(), next, rest = std::move(rest), kept = std::move(kept),
+              done = std::move(done)]() mutable {
+    for (BoardMember* member : self->members_on(*next)) member->sweep(*kept);
+    self->sweep_next(std::move(rest), std::move(kept), std::move(done));
+  });
 }
 
 size_t Board::channels() const {

@@ -10,7 +10,9 @@
 #include <mutex>
 #include <vector>
 
+#include "raid/marks.h"
 #include "raid/view.h"
+#include "raid/write_order.h"
 
 namespace diskengine::raid {
 
@@ -20,6 +22,10 @@ class BoardMember {
   virtual Reactor& member_reactor() const noexcept = 0;
   virtual void adopt(const std::shared_ptr<const View>& view) noexcept = 0;
   virtual void release(const std::shared_ptr<const View>& view) noexcept = 0;
+  // Gives up marks that it no longer needs (raid/marks.h), and adds those it keeps.
+  virtual void sweep(RegionBits& kept) noexcept = 0;
+  // What other channels' writes held up may go on.
+  virtual void go_on() noexcept = 0;
   // Requests taken so far. Any thread.
   virtual uint64_t requests_taken() const noexcept = 0;
 
@@ -30,6 +36,7 @@ class BoardMember {
   friend class Board;
   uint64_t adopted_ = 0;   // generation
   uint64_t released_ = 0;  // generation
+  uint32_t number_ = 0;    // while it is on the board: no other member has it
 };
 
 // Writes that had to wait because a leg failed. Any thread.
@@ -65,11 +72,23 @@ class Board : public std::enable_shared_from_this<Board> {
   // Adds a channel and hands it the two views it starts with.
   void join(BoardMember& member, std::shared_ptr<const View>* current, std::shared_ptr<const View>* released);
   void leave(BoardMember& member);
+  // Of a member, on its reactor.
+  static uint32_t number_of(const BoardMember& member) noexcept { return member.number_; }
+
+  // Any thread.
+  WriteOrder order;
+  // Tells every member to go on: a place in the order came free that somebody waits for.
+  void let_go_on();
 
   // A leg failed a request: the volume's on_failure runs on the main reactor.
   void report(LegFailure failure);
   // Set by the volume, and cleared when it goes.
   std::function<void(const LegFailure&)> on_failure;
+
+  // A channel asks for marks: on the main reactor. Set and cleared likewise; while it is not set all are refused.
+  std::function<void(std::shared_ptr<MarkExchange>)> on_marks;
+  // Lets every channel add what it keeps to `kept`, one after the other; then `done` runs on the main reactor.
+  void sweep(std::shared_ptr<RegionBits> kept, std::function<void()> done);
 
   // Makes every channel adopt `view`; `adopted` runs on the main reactor afterwards. One at a time.
   void publish(std::shared_ptr<const View> view, std::function<void()> adopted);
@@ -84,6 +103,9 @@ class Board : public std::enable_shared_from_this<Board> {
 
  private:
   std::vector<Reactor*> reactors() const;
+  std::vector<BoardMember*> members_on(const Reactor& reactor) const;
+  uint32_t free_number() const noexcept;
+  void sweep_next(std::vector<Reactor*> rest, std::shared_ptr<RegionBits> kept, std::function<void()> done);
   BoardMember* next_to_adopt(const Reactor& reactor, uint64_t generation);
   BoardMember* next_to_release(const Reactor& reactor, uint64_t generation);
 

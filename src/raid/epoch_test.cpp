@@ -9,6 +9,8 @@ class EpochTest : public MirrorTest {};
 TEST_F(EpochTest, AHeldWriteIsAcknowledgedOnlyWhenItsLegsExclusionIsConfirmed) {
   create(true);
   ASSERT_TRUE(volume().set_epoch(7, true));
+  Io first(Op::write, 0, 1, 1);  // marks the region
+  ASSERT_EQ(submit(first), IoCode::ok);
   disk(1).dead = true;
   Io write(Op::write, 0, 1, 9), after(Op::write, 100, 1, 8);
   raid->submit(write);

@@ -45,10 +45,14 @@ std::shared_ptr<Volume> RaidManager::find(const Uuid& uuid) const {
 }
 
 std::shared_ptr<Volume> RaidManager::make_volume(std::string name, Uuid uuid, bool superblock, unsigned slots) {
-  Volume::Shared shared{
-      .registry = registry_, .options = options_, .zeroes = zeroes_, .events = events_, .gone = [this](Volume& gone) {
-        std::erase_if(volumes_, [&](const auto& volume) { return volume.get() == &gone; });
-      }};
+  Volume::Shared shared{.registry = registry_,
+                        .options = options_,
+                        .zeroes = zeroes_,
+                        .events = events_,
+                        .random = random_,
+                        .gone = [this](Volume& gone) {
+                          std::erase_if(volumes_, [&](const auto& volume) { return volume.get() == &gone; });
+                        }};
   volumes_.push_back(std::make_shared<Volume>(std::move(shared), std::move(name), uuid, superblock, slots));
   return volumes_.back();
 }
@@ -128,6 +132,7 @@ Task<Result<void>> RaidManager::check_superblock(Volume& volume, Volume::Slot& s
         fmt::format("device '{}' holds a leg of the RAID volume '{}' ({}): clear its first blocks to use it", slot.name,
                     found->name, found->uuid.to_string()));
   if (!found && found.error().code() == Errc::io_error) co_return found.error();
+  if (found && volume.has_superblock()) volume.note_found(slot, *found);
   co_return Result<void>{};
 }
 
@@ -144,7 +149,10 @@ Task<Result<void>> RaidManager::add_base(std::string raid_name, std::string devi
   const Result<std::shared_ptr<Device>> device = registry_.find(device_name);
   Volume::Slot* slot = nullptr;
   for (const auto& candidate : volume->slots()) {
-    const bool awaited = candidate->role == SlotRole::expected && device && answers_to(**device, *candidate);
+    const bool awaited =
+        device && ((candidate->role == SlotRole::expected && answers_to(**device, *candidate)) ||
+                   (candidate->role == SlotRole::empty && !candidate->recorded_uuid.is_nil() &&
+                    candidate->recorded_uuid == (*device)->info().uuid));  // or it comes back to its place
     if (awaited || (candidate->role == SlotRole::empty && (slot == nullptr || slot->role == SlotRole::empty))) {
       if (slot == nullptr || awaited) slot = candidate.get();
     }
@@ -306,12 +314,14 @@ Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, spec:
     volume = make_volume(superblock.name, superblock.uuid, true, superblock.num_base_bdevs);
     volume->expect_from(superblock);
   }
-  co_await rejoin(volume, device, record->slot);
+  const unsigned slot_index = record->slot;
+  co_await rejoin(volume, device, slot_index, std::move(superblock));
   for (std::shared_ptr<Device>& other : again) co_await examine(std::move(other));
 }
 
 // `device` has a superblock of `volume`: it is a leg that is awaited, or one that left and is to be rebuilt.
-Task<void> RaidManager::rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index) {
+Task<void> RaidManager::rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index,
+                               spec::RaidSuperblock superblock) {
   if (slot_index >= volume->slots().size() || !device->claimed_by().empty() || device->removed()) co_return;
   Volume::Slot& slot = *volume->slots()[slot_index];
   const bool awaited = volume->state() == VolumeState::configuring && slot.role == SlotRole::expected &&
@@ -324,6 +334,7 @@ Task<void> RaidManager::rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<D
   }
   Result<void> joined = volume->attach(slot, device);
   if (joined) {
+    volume->note_found(slot, superblock);
     volume->start_next_rebuild();
     joined = co_await volume->go_online_if_complete();
   }

@@ -72,7 +72,8 @@ class RaidManager final : private DeviceRegistry::Observer {
   Task<void> examine(std::shared_ptr<Device> device);
   Task<void> examine_superblock(std::shared_ptr<Device> device, spec::RaidSuperblock superblock);
   Task<void> join_by_name(std::shared_ptr<Device> device);
-  Task<void> rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index);
+  Task<void> rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index,
+                    spec::RaidSuperblock superblock);
 
   DeviceRegistry& registry_;
   Random random_;

@@ -30,6 +30,9 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
       zeroes_(std::move(zeroes)),
       retry_timer_([this] { run_retries(); }),
       children_(kChildrenMax),
+      marks_(std::make_shared<MarkExchange>(on, board_, static_cast<MarkTaker&>(*this))),
+      granule_shift_(
+          static_cast<unsigned>(std::countr_zero(WriteOrder::kGranuleBytes / this->device().info().block_size))),
       tracker_(this->device().info().block_size),
       resumer_(*this) {
   for (Child& child : children_) {
@@ -45,6 +48,7 @@ MirrorChannel::MirrorChannel(std::shared_ptr<Device> device, Reactor& on, std::s
 
 MirrorChannel::~MirrorChannel() {
   board_->leave(*this);
+  marks_->detach();
   DE_ASSERT(free_count_ == kChildrenMax);
   for (const Port& port : ports_) DE_ASSERT(port.outstanding == 0);
   if (resumer_.linked()) resumer_.unlink();
@@ -77,13 +81,13 @@ bool MirrorChannel::begin(Request& request) noexcept {
     send_read(request);
     return true;
   }
-  if (free_count_ < kLegsMax) return false;
+  if (!has_room(request)) return false;
   if (request.op == Op::flush) {
     send_to_all(request);
     return true;
   }
   Io& io = request.context<Io>();
-  const bool hold = must_hold(request, io);
+  const bool hold = must_hold(request, io) || !may_write(request, io) || !take_order(request, io);
   track(request);
   if (hold) {
     held_.push_back(request);
@@ -97,7 +101,8 @@ bool MirrorChannel::begin(Request& request) noexcept {
 // The end of `request` here. Runs its completion at once only where nothing follows that could miss this channel.
 void MirrorChannel::conclude(Request& request, IoStatus status) noexcept {
   if (request.linked()) request.unlink();
-  const Io& io = request.context<Io>();
+  Io& io = request.context<Io>();
+  if (io.ordered > 0) give_order(request, io);
   if (io.parked) [[unlikely]]
     board_->held.ended(static_cast<uint64_t>(static_cast<double>(ticks() - request.submit_ticks) * 1e9 /
                                              static_cast<double>(ticks_per_second())));
@@ -205,11 +210,54 @@ LegMask MirrorChannel::targets_of(const Request& request) const noexcept {
   return view_->in_sync;
 }
 
-// There are enough children for it.
+// Whether no other channel's write is before it in any granule. If one is, the order's go_on() comes.
+bool MirrorChannel::take_order(const Request& request, Io& io) noexcept {
+  const uint64_t first = granule_of(request.lba);
+  const uint64_t count = WriteOrder::slots_of(first, granule_of(request.lba + request.blocks - 1));
+  const uint32_t number = Board::number_of(*this);
+  for (; io.ordered < count; ++io.ordered)
+    if (!board_->order.take(WriteOrder::slot_of(first, count, io.ordered), number)) return false;
+  return true;
+}
+
+void MirrorChannel::give_order(const Request& request, Io& io) noexcept {
+  const uint64_t first = granule_of(request.lba);
+  const uint64_t count = WriteOrder::slots_of(first, granule_of(request.lba + request.blocks - 1));
+  bool wanted = false;
+  for (; io.ordered > 0; --io.ordered)
+    wanted = board_->order.give(WriteOrder::slot_of(first, count, io.ordered - 1)) || wanted;
+  if (wanted) [[unlikely]]
+    board_->let_go_on();
+}
+
+// Whether there are children for it, and a buffer for its payload.
+bool MirrorChannel::has_room(const Request& request) const noexcept {
+  if (free_count_ < kLegsMax) return false;
+  return request.op != Op::write || payloads_.has_room(request.blocks * device().info().block_size);
+}
+
+// The guest's memory is read once, here, if more than one leg is to get it. False: there is no memory.
+bool MirrorChannel::copy_payload(Request& request, Io& io) noexcept {
+  if (request.op != Op::write || std::has_single_bit(io.sent)) return true;
+  io.payload = payloads_.copy(request.iov, request.blocks * device().info().block_size);
+  return io.payload != nullptr;
+}
+
+void MirrorChannel::drop_payload(Io& io) noexcept {
+  if (io.payload == nullptr) return;
+  payloads_.give_back(*std::exchange(io.payload, nullptr));
+  if (waiting_count_ > 0 || held_for_writes_ > 0) schedule_resume();
+}
+
+// There is room for it.
 void MirrorChannel::send_to_all(Request& request) noexcept {
   Io& io = request.context<Io>();
   io.sent = targets_of(request);
   io.pending = static_cast<uint8_t>(std::popcount(io.sent));
+  if (!copy_payload(request, io)) [[unlikely]] {
+    conclude(request, IoStatus::error(IoCode::io_error, ENOMEM));
+    return;
+  }
   if (request.op != Op::flush) sent_.push_back(request);
   for_each_tag(io.sent, [&](unsigned tag) {
     if (ports_[tag].channel != nullptr) {
@@ -220,7 +268,9 @@ void MirrorChannel::send_to_all(Request& request) noexcept {
     io.error = IoStatus::error(IoCode::disconnected);
     --io.pending;
   });
-  if (io.pending == 0) settle(request);
+  if (io.pending > 0) return;
+  drop_payload(io);
+  settle(request);
 }
 
 // Every leg answered: is the request done, and how did it end? The only place that acknowledges.
@@ -310,11 +360,13 @@ void MirrorChannel::resume_held() noexcept {
     if (io.held_for_write) --held_for_writes_;
     io.held_for_write =
         overlapped_by(sent_, request) || overlapped_by(parked_, request) || overlapped_by(held_, request);
-    const bool out_of_children = free_count_ < kLegsMax;
-    if (out_of_children || io.held_for_write || view_->locked(request.lba, request.blocks)) {
-      if (out_of_children) io.held_for_write = true;  // it waits for completions, as if for a write
+    const bool no_room = !has_room(request);
+    if (no_room || io.held_for_write || view_->locked(request.lba, request.blocks)) {
+      if (no_room) io.held_for_write = true;  // it waits for completions, as if for a write
       held_.push_back(request);
       if (io.held_for_write) ++held_for_writes_;
+    } else if (!may_write(request, io) || !take_order(request, io)) {
+      held_.push_back(request);
     } else {
       send_to_all(request);
     }

@@ -1,12 +1,15 @@
 // RAID1 on the I/O path: one volume's channel on one reactor.
 //
-//   Input object: Request. Output object: a Child request per leg, from this channel's pool, with the same iovecs.
+//   Input object: Request. Output object: a Child request per leg, from this channel's pool; a write that goes to
+//   several legs brings them one copy of its payload (raid/payload_pool.h), everything else the parent's iovecs.
 //   Completion callback: on_child, which ends in Channel::finish for the parent.
 //
 // A write goes through these states, each a list or a counter here:
 //
 //   waiting     no child requests left, or others wait before it
-//   held        overlaps a locked range, or a write that is under way: legs must apply the two in one order
+//   held        overlaps a locked range, or a write that is under way, here or on another channel (raid/write_order.h):
+//               legs must apply the two in one order; or waits
+//               until its regions are marked in the dirty-region log (raid/marks.h)
 //   sent        every leg that is to have it got its child
 //   answered    all legs answered: `settle` decides. It is the one place where a write becomes acknowledged. If a leg
 //   of
@@ -26,6 +29,7 @@
 
 #include "block/device.h"
 #include "raid/board.h"
+#include "raid/payload_pool.h"
 #include "raid/write_tracker.h"
 #include "runtime/dma_buffer.h"
 
@@ -38,7 +42,7 @@ inline constexpr size_t kZeroBytes = 128 * 1024;
 // The others go to all legs.
 constexpr bool goes_to_one_leg(Op op) noexcept { return op == Op::read || op == Op::compare; }
 
-class MirrorChannel final : public Channel, private BoardMember {
+class MirrorChannel final : public Channel, private BoardMember, private MarkTaker {
  public:
   // Child requests of one channel: half as many mirrored writes over two legs are under way at a time, the others wait.
   static constexpr unsigned kChildrenMax = 1024;
@@ -68,6 +72,9 @@ class MirrorChannel final : public Channel, private BoardMember {
     bool tracked = false;
     bool held_for_write = false;  // held by an earlier write, not by a range lock
     bool parked = false;          // is, or was, parked
+    bool asked = false;           // held until its regions are marked
+    uint32_t ordered = 0;         // slots of the order that it has taken
+    Payload* payload = nullptr;   // what the legs get, instead of the guest's own memory
     IoStatus error;               // the first one
   };
   struct Child : Request {
@@ -103,6 +110,12 @@ class MirrorChannel final : public Channel, private BoardMember {
   void release(const std::shared_ptr<const View>& view) noexcept override;
   uint64_t requests_taken() const noexcept override { return taken_.load(std::memory_order_relaxed); }
 
+  // mirror_channel_marks.cpp
+  bool may_write(Request& request, Io& io) noexcept;
+  void marks_answered(std::span<const RegionRange> ranges, bool granted) noexcept override;
+  void fail_unmarked() noexcept;
+  void sweep(RegionBits& kept) noexcept override;
+
   bool begin(Request& request) noexcept;
   void conclude(Request& request, IoStatus status) noexcept;
   void report(unsigned tag, Op op, IoStatus status) noexcept;
@@ -129,6 +142,15 @@ class MirrorChannel final : public Channel, private BoardMember {
   // Everything that goes to all legs.
   bool must_hold(const Request& request, Io& io) noexcept;
   void send_to_all(Request& request) noexcept;
+  bool take_order(const Request& request, Io& io) noexcept;
+  void give_order(const Request& request, Io& io) noexcept;
+  uint64_t granule_of(uint64_t lba) const noexcept { return lba >> granule_shift_; }
+  void go_on() noexcept override {
+    if (!held_.empty()) schedule_resume();
+  }
+  bool has_room(const Request& request) const noexcept;
+  bool copy_payload(Request& request, Io& io) noexcept;
+  void drop_payload(Io& io) noexcept;
   LegMask targets_of(const Request& request) const noexcept;
   void settle(Request& request) noexcept;
   void park(Request& request) noexcept;
@@ -160,8 +182,14 @@ class MirrorChannel final : public Channel, private BoardMember {
   std::vector<Child> children_;
   Child* free_ = nullptr;
   unsigned free_count_ = 0;
+  PayloadPool payloads_;
 
-  WriteTracker tracker_;  // of held_, sent_ and parked_, flushes aside
+  std::shared_ptr<MarkExchange> marks_;
+  RegionBits granted_;  // marked for this channel
+  RegionBits touched_;  // of these, written to since the last sweep
+
+  unsigned granule_shift_;  // of a block's number, to that of its granule in the order
+  WriteTracker tracker_;    // of held_, sent_ and parked_, flushes aside
   List<Request> waiting_;
   unsigned waiting_count_ = 0;
   List<Request> held_;            // in order of arrival

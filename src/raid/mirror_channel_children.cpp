@@ -39,7 +39,8 @@ void MirrorChannel::give_back(Child& child) noexcept {
 
 // Sends the parent's request to one leg, in the form that leg supports.
 void MirrorChannel::submit_child(Child& child) noexcept {
-  const Request& parent = *child.parent;
+  Request& parent = *child.parent;
+  const Payload* payload = parent.context<Io>().payload;
   Port& port = ports_[child.tag];
   const DeviceInfo& leg = port.leg->device().info();
   child.op = parent.op;
@@ -47,7 +48,7 @@ void MirrorChannel::submit_child(Child& child) noexcept {
   child.may_unmap = parent.may_unmap;
   child.lba = parent.lba + port.leg->data_offset();
   child.blocks = parent.blocks;
-  child.iov = parent.iov;
+  child.iov = payload == nullptr ? parent.iov : std::span<const iovec>(&payload->piece, 1);
   ++port.outstanding;
   // What is unmapped reads as zeroes on legs that unmap; a leg that cannot gets zeroes, or the legs would differ.
   if (child.op == Op::unmap && !leg.can_unmap) child.op = Op::write_zeroes;
@@ -104,7 +105,9 @@ void MirrorChannel::child_done(Child& child) noexcept {
     port.leg->write_errors.fetch_add(1, std::memory_order_relaxed);
   }
   give_back(child);
-  if (--io.pending == 0) settle(request);
+  if (--io.pending > 0) return;
+  drop_payload(io);
+  settle(request);
 }
 
 // --- A second try

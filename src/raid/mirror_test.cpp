@@ -52,6 +52,8 @@ TEST_F(MirrorTest, AReadThatFailsIsServedByTheOtherLeg) {
 
 TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
   create(true);
+  Io first(Op::write, 0, 1, 8);  // marks the region
+  ASSERT_EQ(submit(first), IoCode::ok);
   disk(1).dead = true;
   disk(0).completes_at_once = disk(1).completes_at_once = false;
   Io write(Op::write, 0, 1, 9);
@@ -62,8 +64,10 @@ TEST_F(MirrorTest, AFailedWriteIsAcknowledgedOnlyAfterTheLegIsOut) {
     turn();
   }
   EXPECT_FALSE(write.completed) << "the exclusion is not in the superblock yet";
-  disk(0).complete_some(reactor, random, 1);  // the superblock
-  for (int i = 0; i < 5; ++i) turn();
+  for (int i = 0; i < 5; ++i) {
+    disk(0).complete_some(reactor, random, 1);  // the superblock and the header of the log
+    turn();
+  }
   EXPECT_TRUE(write.completed);
   EXPECT_TRUE(write.status.ok());
   EXPECT_EQ(role(1), SlotRole::empty);
@@ -172,6 +176,43 @@ TEST_F(MirrorTest, OverlappingWritesReachBothLegsInOneOrder) {
   }
   drain();
   for (const auto& write : writes) EXPECT_TRUE(write->completed);
+  EXPECT_EQ(disk(0).bytes, disk(1).bytes);
+}
+
+TEST_F(MirrorTest, AGuestThatRewritesItsBufferLeavesTheLegsAlike) {
+  create();
+  disk(0).completes_at_once = disk(1).completes_at_once = false;
+  std::vector<std::unique_ptr<Io>> writes;
+  for (const uint64_t blocks : {1u, 8u, 9u, 200u, 2000u, 4000u}) {
+    writes.push_back(std::make_unique<Io>(Op::write, 0, blocks, static_cast<uint8_t>(blocks)));
+    Io& write = *writes.back();
+    const std::vector<uint8_t> meant = write.buffer;
+    raid->submit(write);
+    std::fill(write.buffer.begin(), write.buffer.end(), uint8_t{0xee});
+    disk(0).complete_some(reactor, random, 1);
+    std::fill(write.buffer.begin(), write.buffer.end(), uint8_t{0xdd});
+    disk(1).complete_some(reactor, random, 1);
+    turn();
+    ASSERT_TRUE(write.completed && write.status.ok());
+    EXPECT_EQ(disk(0).bytes, disk(1).bytes);
+    EXPECT_TRUE(std::equal(meant.begin(), meant.end(), disk(0).bytes.begin()));
+  }
+}
+
+TEST_F(MirrorTest, PayloadsWithoutABufferWaitAndAllComplete) {
+  create();
+  disk(0).completes_at_once = disk(1).completes_at_once = false;
+  std::vector<std::unique_ptr<Io>> writes;
+  for (unsigned i = 0; i < 3 * PayloadPool::kLongMax; ++i) {
+    writes.push_back(std::make_unique<Io>(Op::write, 0, kBlocks, static_cast<uint8_t>(i)));
+    raid->submit(*writes.back());
+  }
+  for (unsigned i = 0; i < 100; ++i) {
+    writes.push_back(std::make_unique<Io>(Op::write, 40 * i, 40, static_cast<uint8_t>(i)));
+    raid->submit(*writes.back());
+  }
+  for (int i = 0; i < 10; ++i) drain();
+  for (const auto& write : writes) EXPECT_TRUE(write->completed && write->status.ok());
   EXPECT_EQ(disk(0).bytes, disk(1).bytes);
 }
 

@@ -75,7 +75,6 @@ struct Operation : Request {
   std::vector<uint8_t> buffer;
   iovec half{}, rest{};
   std::array<iovec, 2> pieces{};
-  size_t channel_index = 0;
   uint64_t begun = 0;
   uint64_t stamp = 0;
 };
@@ -185,10 +184,8 @@ class History {
     const uint64_t lba = random_.below(kBlocks);
     const uint64_t count = 1 + random_.below(std::min<uint64_t>(kBlocks - lba, random_.chance(1, 8) ? 40 : 6));
     const bool changes = op != Op::read && op != Op::flush;
-    if (changes && meets_other_reactor(which, lba, count)) return;
     auto owned = std::make_unique<Operation>(*this, op, lba, count);
     Operation& operation = *owned;
-    operation.channel_index = which;
     operation.begun = ++time_;
     if (op == Op::write) {
       operation.stamp = operation.begun;
@@ -198,15 +195,6 @@ class History {
     if (changes) model_.begin_write(lba, count, operation.stamp, operation.begun);
     operations_.emplace(&operation, std::move(owned));
     channel.reactor().post([&channel, &operation] { channel.submit(operation); });
-  }
-
-  // Writes that overlap in flight are put in order within a channel only (docs/raid.md).
-  bool meets_other_reactor(size_t which, uint64_t lba, uint64_t count) const {
-    return std::any_of(operations_.begin(), operations_.end(), [&](const auto& entry) {
-      const Operation& other = *entry.first;
-      return other.channel_index != which && other.op != Op::read && other.op != Op::flush && other.lba < lba + count &&
-             lba < other.lba + other.blocks;
-    });
   }
 
   void add_or_remove() {

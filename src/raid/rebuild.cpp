@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/log.h"
 
@@ -35,14 +36,48 @@ bool Rebuild::stopped() const noexcept {
 }
 
 uint64_t Rebuild::window_blocks() const noexcept {
-  const uint64_t bytes = uint64_t{volume_.options().process_window_size_kb} * 1024;
+  uint64_t bytes = uint64_t{volume_.options().process_window_size_kb} * 1024;
+  if (max_bandwidth_mb_sec_ != 0)
+    bytes = std::min(bytes,
+                     std::max(kLimitedWindowBytesMin, max_bandwidth_mb_sec_ * 1024 * 1024 / kLimitedWindowsPerSecond));
   return std::max<uint64_t>(1, bytes / volume_.block_size());
 }
 
+// The first stretch at or after block `from` that is to be copied, at most a window long; empty if there is none.
+Rebuild::Window Rebuild::next_window(uint64_t from) const noexcept {
+  DirtyLog& log = volume_.dirty_log();
+  const uint64_t size = volume_.size_blocks();
+  const uint64_t region = log.to_copy().next(from / log.region_blocks());
+  const uint64_t begin = std::max(from, region * log.region_blocks());
+  if (region >= log.regions() || begin >= size) return {};
+  const uint64_t most = std::min(size, begin + window_blocks());
+  uint64_t end = (region + 1) * log.region_blocks();
+  while (end < most && log.to_copy().test(end / log.region_blocks())) end += log.region_blocks();
+  return {begin, std::min(end, most)};
+}
+
+// Regions that end within the window have all of it.
+void Rebuild::window_done(Window window) noexcept {
+  DirtyLog& log = volume_.dirty_log();
+  for (uint64_t region = window.begin / log.region_blocks(); region * log.region_blocks() < window.end; ++region) {
+    const uint64_t end = std::min((region + 1) * log.region_blocks(), volume_.size_blocks());
+    if (end <= window.end) log.to_copy().clear(region);
+  }
+}
+
+uint64_t Rebuild::blocks_to_copy() const noexcept {
+  const DirtyLog& log = volume_.dirty_log();
+  return std::min(volume_.size_blocks(), volume_.dirty_log().to_copy().count() * log.region_blocks());
+}
+
 Task<Result<void>> Rebuild::run() {
-  progress_.start(volume_.main().now_ns(), volume_.size_blocks());
   for (unsigned attempt = 0; attempt <= kRestartsMax; ++attempt) {
+    if (restart_) {
+      if (target_.copied_in_full && !volume_.dirty_log().persistent()) volume_.dirty_log().to_copy().set_all();
+      volume_.dirty_log().to_copy().add(volume_.dirty_log().marked());
+    }
     restart_ = false;
+    progress_.start(volume_.main().now_ns(), blocks_to_copy());
     Result<void> copied = co_await copy_all();
     CO_TRY(copied);
     if (restart_) continue;
@@ -55,23 +90,27 @@ Task<Result<void>> Rebuild::run() {
 }
 
 Task<Result<void>> Rebuild::copy_all() {
-  volume_.set_copied_until(0);
-  uint64_t size = volume_.size_blocks();
-  for (uint64_t begin = 0; begin < size && !restart_;) {
-    const uint64_t end = std::min(size, begin + window_blocks());
+  // A leg that had everything but the marked regions gets every write from now on; a new one what was copied already.
+  volume_.set_copied_until(target_.copied_in_full ? 0 : UINT64_MAX);
+  co_await volume_.sync();
+  Window window = next_window(0);
+  while (window.end != 0 && !restart_) {
     const uint64_t since_ns = volume_.main().now_ns();
-    const unsigned lock = co_await volume_.lock_range(begin, end);
-    Result<void> copied = co_await copy_window(begin, end);
+    const unsigned lock = co_await volume_.lock_range(window.begin, window.end);
+    Result<void> copied = co_await copy_window(window.begin, window.end);
     // Before the next window is locked, or now if there is none: the change goes out with it.
     volume_.unlock_range(lock);
-    if (copied) volume_.set_copied_until(end);
+    const uint64_t blocks = window.end - window.begin;
+    if (copied) {
+      if (target_.copied_in_full) volume_.set_copied_until(window.end);
+      window_done(window);
+      progress_.set_done(volume_.main().now_ns(), progress_.done() + blocks);
+    }
+    window = next_window(window.end);
     const bool limited = max_bandwidth_mb_sec_ != 0;
-    if (!copied || limited || end == size || restart_) co_await volume_.sync();
+    if (!copied || limited || window.end == 0 || restart_) co_await volume_.sync();
     CO_TRY(copied);
-    progress_.set_done(volume_.main().now_ns(), end);
-    if (limited) co_await throttle(end - begin, since_ns);
-    begin = end;
-    size = volume_.size_blocks();  // it may have grown
+    if (limited) co_await throttle(blocks, since_ns);
   }
   co_return Result<void>{};
 }
@@ -126,13 +165,18 @@ void Rebuild::start_pieces() {
   }
 }
 
+bool Rebuild::is_source(const Volume::Slot& slot) const noexcept {
+  return &slot != &target_ && slot.role == SlotRole::in_sync && !slot.excluding && !slot.unsynced &&
+         slot.control != nullptr;
+}
+
 // From the next leg in sync that has not failed to serve this piece.
 void Rebuild::read_piece(Piece& piece) {
   const auto& slots = volume_.slots();
   for (unsigned i = 0; i < slots.size(); ++i) {
     const unsigned index = (source_turn_ + i) % slots.size();
     Volume::Slot& source = *slots[index];
-    if (source.role != SlotRole::in_sync || source.excluding || source.control == nullptr) continue;
+    if (!is_source(source)) continue;
     if ((piece.tried & 1u << index) != 0) continue;
     source_turn_ = index + 1;
     piece.source = index;
@@ -149,9 +193,19 @@ void Rebuild::read_piece(Piece& piece) {
   piece_ended(piece);
 }
 
+// Zeroes are not brought as data: a thin leg stays thin.
 void Rebuild::write_piece(Piece& piece) {
+  const uint8_t* data = piece.buffer.data();
+  const size_t bytes = piece.count * volume_.block_size();
+  const bool zeroes = data[0] == 0 && std::memcmp(data, data + 1, bytes - 1) == 0;
   piece.writing = true;
   piece.op = Op::write;
+  piece.may_unmap = false;
+  if (zeroes && target_.leg->device().info().can_write_zeroes) {
+    piece.op = Op::write_zeroes;
+    piece.may_unmap = true;
+    piece.iov = {};
+  }
   piece.lba = target_.data_offset + piece.at;
   target_.control->submit(piece);
 }

@@ -1,4 +1,5 @@
-// Copies a whole volume onto one leg while the volume is in use.
+// Copies onto one leg what the volume's log says it may lack (DirtyLog::to_copy), or the whole volume, while the volume
+// is in use.
 //
 // A window of the volume is locked (writes to it wait, raid/view.h), copied in pieces, and unlocked with `copied_until`
 // moved past it: from then on writes below that go to the leg as well. So at no time do a copy and a write to the same
@@ -25,6 +26,9 @@ class Rebuild {
   static constexpr unsigned kPiecesBusy = 4;  // while somebody does
   static constexpr unsigned kRestartsMax = 3;
   static constexpr uint64_t kThrottleSliceNs = 20'000'000;
+  // With a bandwidth limit a window is no more than this much of a second, so that its burst and its lock stay short.
+  static constexpr uint64_t kLimitedWindowsPerSecond = 20;
+  static constexpr uint64_t kLimitedWindowBytesMin = 64 * 1024;
 
   Rebuild(Volume& volume, Volume::Slot& target);
   ~Rebuild();
@@ -50,6 +54,10 @@ class Rebuild {
     unsigned source = 0;
     bool writing = false;
   };
+  struct Window {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+  };
 
   Task<Result<void>> copy_all();
   Task<Result<void>> copy_window(uint64_t begin, uint64_t end);
@@ -62,6 +70,10 @@ class Rebuild {
   void piece_ended(Piece& piece);
   bool stopped() const noexcept;
   uint64_t window_blocks() const noexcept;
+  Window next_window(uint64_t from) const noexcept;
+  void window_done(Window window) noexcept;
+  uint64_t blocks_to_copy() const noexcept;
+  bool is_source(const Volume::Slot& slot) const noexcept;
 
   Volume& volume_;
   Volume::Slot& target_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@ namespace diskengine::raid {
 class TestDisk final : public Device {
  public:
   static constexpr uint32_t kBlockSize = 512;
+  static constexpr uint64_t kFirstMiB = 1024 * 1024 / kBlockSize;
 
   // Makes its completions fail: all, or one in `failing_one_in` if that is not 0.
   bool dead = false;
@@ -27,7 +29,9 @@ class TestDisk final : public Device {
   bool completes_at_once = false;  // without complete_some()
   uint64_t flushes = 0;
   uint64_t writes = 0;
-  uint64_t zero_writes = 0;  // write_zeroes and unmap requests
+  uint64_t zero_writes = 0;                           // write_zeroes and unmap requests
+  uint64_t data_blocks = 0;                           // that changed behind the first MiB
+  std::function<void(const Request&)> before_change;  // of what is behind the first MiB
 
   class TestChannel final : public Channel {
    public:
@@ -107,6 +111,11 @@ class TestDisk final : public Device {
   }
   IoStatus apply(const Request& request) {
     uint8_t* at = bytes.data() + request.lba * kBlockSize;
+    const bool changes = request.op != Op::read && request.op != Op::compare && request.op != Op::flush;
+    if (changes && request.lba >= kFirstMiB) {
+      data_blocks += request.blocks;
+      if (before_change) before_change(request);
+    }
     switch (request.op) {
       case Op::read:
         for (const iovec& piece : request.iov) {

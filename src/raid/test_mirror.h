@@ -29,8 +29,8 @@ class MirrorTest : public testing::Test {
  protected:
   static constexpr uint64_t kBlocks = 4096;
 
-  MirrorTest() {
-    for (const char* name : {"a", "b", "c"}) add_disk(name);
+  explicit MirrorTest(const std::vector<std::string>& names = {"a", "b", "c"}) {
+    for (const std::string& name : names) add_disk(name);
   }
   ~MirrorTest() override {
     raid.reset();
@@ -43,9 +43,11 @@ class MirrorTest : public testing::Test {
     disks.clear();
   }
 
-  std::shared_ptr<TestDisk> add_disk(const std::string& name, uint64_t blocks = kBlocks, bool capable = true) {
+  std::shared_ptr<TestDisk> add_disk(const std::string& name, uint64_t blocks = kBlocks, bool capable = true,
+                                     const std::vector<uint8_t>* content = nullptr) {
     auto disk = TestDisk::make(name, blocks, capable);
     disk->completes_at_once = true;
+    if (content != nullptr) disk->bytes = *content;
     EXPECT_TRUE(registry.add(disk));
     disks.push_back(disk);
     for (int i = 0; i < 10; ++i) turn();  // examined

@@ -95,6 +95,8 @@ struct View {
   LegMask unread = 0;   // of in_sync: written to as the others, but not read from
   bool fenced = false;  // the writer is stopped for good: nothing is acknowledged or taken any more
   std::array<RangeLock, kRangeLocksMax> locks;
+  bool logs = false;          // regions are marked before they are written to (raid/marks.h)
+  unsigned region_shift = 0;  // of a block's number, to that of its region
 
   bool locked(uint64_t lba, uint64_t blocks) const noexcept {
     for (const RangeLock& lock : locks)

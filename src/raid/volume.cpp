@@ -55,11 +55,13 @@ Volume::Volume(Shared shared, std::string name, Uuid uuid, bool superblock, unsi
     slots_.back()->volume = this;
     slots_.back()->index = i;
   }
+  board_->on_marks = [this](std::shared_ptr<MarkExchange> question) { log_.ask(std::move(question)); };
   board_->on_failure = [this](const LegFailure& failure) { on_leg_failed(failure); };
 }
 
 Volume::~Volume() {
   board_->on_failure = nullptr;
+  board_->on_marks = nullptr;
   for (const auto& slot : slots_) DE_ASSERT(!slot->present());
   DE_ASSERT(rebuild_ == nullptr);
 }
@@ -155,7 +157,8 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
                                    });
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
-  slot.excluding = slot.confirmed = false;
+  slot.excluding = slot.confirmed = slot.unsynced = false;
+  slot.found_sequence = 0;
   slot.name = info.name;
   slot.uuid = info.uuid;
   slot.data_offset = offset;
@@ -174,7 +177,7 @@ void Volume::detach(Slot& slot, SlotRole role) {
     slot.leg.reset();
   }
   slot.role = role;
-  slot.excluding = false;
+  slot.excluding = slot.unsynced = false;
   if (role == SlotRole::empty) {
     slot.name.clear();
     slot.uuid = {};
@@ -235,7 +238,12 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   const uint64_t attachment = slot.attachments;
   slot.excluding = true;
   slot.reason = reason;
-  if (slot.role == SlotRole::in_sync) slot.recorded = recorded_as;
+  ++leg_changes_;
+  if (slot.role == SlotRole::in_sync) {
+    slot.recorded = recorded_as;
+    slot.left_sequence = sequence_ + 1;
+    promote_unsynced();
+  }
   if (rebuild_ != nullptr && &rebuild_->target() == &slot) rebuild_->cancel(reason);
   LOG_WARN("raid", "{}: leg '{}' leaves: {}", name_, slot.name, reason);
 
@@ -280,6 +288,10 @@ void Volume::grow_to_legs() {
   for (const auto& slot : slots_)
     if (slot->role == SlotRole::in_sync) size = std::min(size, slot->leg->device().size_blocks() - slot->data_offset);
   if (size == UINT64_MAX || size <= size_blocks_) return;
+  if (!log_.grow(size)) {
+    LOG_WARN("raid", "{}: cannot grow to {} blocks: its dirty-region log has no room for them", name_, size);
+    return;
+  }
   LOG_INFO("raid", "{}: grows from {} to {} blocks", name_, size_blocks_, size);
   size_blocks_ = size;
   for (const auto& slot : slots_)
@@ -339,13 +351,16 @@ Task<Result<void>> Volume::go_online_if_complete() {
   CO_TRY(choose_size());
   going_online_ = true;
   Result<void> outcome;
-  if (superblock_) {
+  co_await load_log();
+  if (superblock_ && complete()) {
     for (const auto& slot : slots_) {
       if (!slot->present()) continue;
       slot->recorded = spec::RaidBaseState::configured;
       slot->recorded_uuid = slot->uuid;
     }
+    const bool logged = co_await log_.write_pages(true);
     outcome = co_await write_superblocks();
+    if (!logged && outcome) outcome = Error(Errc::io_error, fmt::format("{}: its log cannot be written", name_));
   }
   if (outcome && complete()) {
     for (const auto& slot : slots_)
@@ -368,13 +383,14 @@ Task<Result<void>> Volume::go_online_if_complete() {
     co_return outcome;
   }
   LOG_INFO("raid", "{}: online with {} of {} legs", name_, operational_, slots_.size());
+  start_next_rebuild();
   co_return Result<void>{};
 }
 
 void Volume::start_next_rebuild() {
   if (state_ != VolumeState::online || deleting_ || rebuild_ != nullptr) return;
   for (const auto& slot : slots_)
-    if (slot->role == SlotRole::attached && !slot->excluding) {
+    if ((slot->role == SlotRole::attached || slot->unsynced) && !slot->excluding) {
       spawn(run_rebuild(*slot));
       return;
     }
@@ -383,15 +399,26 @@ void Volume::start_next_rebuild() {
 Task<void> Volume::run_rebuild(Slot& slot) {
   const std::shared_ptr<Volume> self = shared_from_this();
   const uint64_t attachment = slot.attachments;
-  slot.role = SlotRole::rebuilding;
+  if (!slot.unsynced) {
+    slot.role = SlotRole::rebuilding;
+    ++operational_;
+  }
   slot.reason = "it is being copied to";
-  ++operational_;
   rebuild_ = std::make_unique<Rebuild>(*this, slot);
-  LOG_INFO("raid", "{}: rebuild onto '{}' begins", name_, slot.name);
-  const Result<void> copied = co_await rebuild_->run();
+  Result<void> copied;
+  const bool chosen = co_await choose_copy(slot);
+  if (!chosen) copied = Error(Errc::io_error, "the dirty-region log cannot be written");
+  if (copied) {
+    LOG_INFO("raid", "{}: rebuild of {} regions onto '{}' begins", name_, log_.to_copy().count(), slot.name);
+    log_.arm_sweep();  // what is copied comes off the list
+    copied = co_await rebuild_->run();
+  }
   const bool still_there = slot.attachments == attachment && slot.present() && !slot.excluding && !deleting_;
   rebuild_.reset();
-  if (copied && still_there) {
+  log_.to_copy().clear_all();
+  const bool promoted = slot.role == SlotRole::in_sync && !slot.unsynced;
+  if (still_there && (copied || promoted)) {
+    slot.unsynced = false;
     slot.role = SlotRole::in_sync;  // it counts from here; reads go to it once the view says so
     slot.reason.clear();
     slot.recorded = spec::RaidBaseState::configured;
@@ -409,6 +436,7 @@ Task<void> Volume::run_rebuild(Slot& slot) {
   }
   grow_to_legs();
   start_next_rebuild();
+  log_.arm_sweep();
 }
 
 void Volume::on_device_removing() {
@@ -434,6 +462,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
     }
   }
   while (rebuild_ != nullptr) co_await sleep_for(main(), 1'000'000);
+  if (was_online && !fenced_ && outcome) co_await log_.close();
   std::vector<std::weak_ptr<Leg>> draining;
   for (const auto& slot : slots_) {
     draining.push_back(slot->leg);

@@ -18,8 +18,10 @@
 #include "format/raid_superblock.h"
 #include "raid/board.h"
 #include "raid/control_io.h"
+#include "raid/dirty_log.h"
 #include "raid/events.h"
 #include "runtime/dma_buffer.h"
+#include "runtime/random.h"
 
 namespace diskengine::raid {
 
@@ -29,6 +31,7 @@ class RaidDevice;
 struct RaidOptions {
   uint32_t process_window_size_kb = 1024;     // how much a rebuild locks and copies at a time
   uint32_t process_max_bandwidth_mb_sec = 0;  // of a rebuild, MiB a second; 0: no limit
+  uint32_t log_region_kb = 0;                 // of the dirty-region log of volumes to come; 0: by their size
 };
 
 enum class VolumeState : uint8_t { online, configuring, offline };
@@ -53,6 +56,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     const RaidOptions& options;
     std::shared_ptr<DmaBuffer> zeroes;
     RaidEvents& events;
+    Random& random;
     std::function<void(Volume&)> gone;  // the device is unregistered and every leg let go
   };
 
@@ -71,8 +75,13 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     Uuid uuid;                              // of the device; nil if unknown
     uint64_t data_offset = 0;
     uint64_t data_size = 0;
-    std::string reason;        // why the slot is not in sync, for people
-    uint64_t attachments = 0;  // tells one leg in this slot from the next
+    std::string reason;             // why the slot is not in sync, for people
+    bool unsynced = false;          // in sync but for what is still to be copied to it: written to, not read from
+    bool copied_in_full = false;    // by the rebuild under way, not only where the log says so
+    uint64_t found_sequence = 0;    // of the superblock that its leg brought along; 0: none of this volume
+    bool found_configured = false;  // that superblock calls the leg in sync
+    uint64_t left_sequence = 0;     // of the first superblock that calls the leg in `recorded_uuid` out
+    uint64_t attachments = 0;       // tells one leg in this slot from the next
     std::shared_ptr<Leg> leg;
     std::unique_ptr<Channel> control;  // this reactor's channel to the leg, for superblocks and copies
     spec::RaidBaseState recorded = spec::RaidBaseState::missing;  // in the superblock
@@ -147,6 +156,14 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   void unlock_range(unsigned lock) noexcept { locks_[lock] = RangeLock{}; }
   Task<Result<void>> write_superblocks();
 
+  // For DirtyLog, and of it (volume_log.cpp).
+  DirtyLog& dirty_log() noexcept { return log_; }
+  bool keeps_log(const Slot& slot) const noexcept;
+  bool legs_are_well() const noexcept;
+  // Higher with every leg that leaves.
+  uint64_t leg_changes() const noexcept { return leg_changes_; }
+  void note_found(Slot& slot, const spec::RaidSuperblock& superblock);
+
  private:
   friend class RaidDevice;
   struct Waiter {
@@ -170,6 +187,12 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   unsigned count_in_sync() const noexcept;
   unsigned free_tag() const noexcept;
   unsigned count_present() const noexcept;
+  void choose_log();
+  Task<void> load_log();
+  Task<void> load_log_of(Slot& slot, std::vector<bool>& known);
+  Task<Result<void>> store_log_header(Slot& slot);
+  Task<bool> choose_copy(Slot& slot);
+  void promote_unsynced();
   void publish_soon();
   Task<void> publish();
   std::shared_ptr<const View> snapshot(uint64_t generation) const;
@@ -209,6 +232,8 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   std::array<RangeLock, kRangeLocksMax> locks_;
 
   TaskMutex superblock_mutex_;
+  DirtyLog log_{*this};
+  uint64_t leg_changes_ = 0;
   std::unique_ptr<Rebuild> rebuild_;
 };
 

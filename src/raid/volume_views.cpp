@@ -20,11 +20,13 @@ std::shared_ptr<const View> Volume::snapshot(uint64_t generation) const {
     const unsigned tag = slot->leg->tag();
     view->legs[tag] = slot->leg;
     (slot->role == SlotRole::in_sync ? view->in_sync : view->rebuilding) |= mask_of(tag);
-    if (slot->role == SlotRole::in_sync && slot->excluding) view->unread |= mask_of(tag);
+    if (slot->role == SlotRole::in_sync && (slot->excluding || slot->unsynced)) view->unread |= mask_of(tag);
   }
   view->fenced = fenced_;
   view->copied_until = copied_until_;
   view->locks = locks_;
+  view->logs = log_.persistent();
+  view->region_shift = log_.region_shift();
   return view;
 }
 
@@ -107,7 +109,8 @@ Task<Result<void>> Volume::write_superblocks() {
   for (const auto& slot : slots_) {
     if (!slot->present() || slot->excluding || slot->role == SlotRole::expected) continue;
     const uint64_t attachment = slot->attachments;
-    const Result<void> stored = co_await store_superblock(*slot->control, bytes);
+    Result<void> stored = co_await store_superblock(*slot->control, bytes);
+    if (stored && slot->attachments == attachment && slot->present()) stored = co_await store_log_header(*slot);
     if (stored || slot->attachments != attachment || !slot->present() || slot->excluding) continue;
     outcome = stored;
     if (state_ == VolumeState::online && (slot->role != SlotRole::in_sync || count_in_sync() > 1))

@@ -1,0 +1,175 @@
+// The volume's part in its dirty-region log (raid/dirty_log.h): finding it on the legs, believing it or not, and which
+// legs have to be copied to.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "raid/rebuild.h"
+#include "raid/volume.h"
+
+namespace diskengine::raid {
+
+bool Volume::keeps_log(const Slot& slot) const noexcept {
+  return slot.present() && !slot.excluding && slot.control != nullptr &&
+         (slot.role == SlotRole::in_sync || slot.role == SlotRole::rebuilding || state_ == VolumeState::configuring);
+}
+
+// Every slot has a leg that gets every write, and at most one of them has still something to be copied to it.
+bool Volume::legs_are_well() const noexcept {
+  return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+    const bool copied_to = rebuild_ != nullptr && &rebuild_->target() == slot.get();
+    return slot->present() && !slot->excluding && (copied_to || (slot->role == SlotRole::in_sync && !slot->unsynced));
+  });
+}
+
+void Volume::choose_log() {
+  const bool room = std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+    return !slot->present() || slot->data_offset * block_size_ >= spec::kRaidDataOffsetBytes;
+  });
+  log_.reset(superblock_ && room, shared_.random.next(), block_size_, size_blocks_, options().log_region_kb);
+}
+
+// What the slot's leg knows of the volume by itself: its superblock.
+void Volume::note_found(Slot& slot, const spec::RaidSuperblock& superblock) {
+  slot.found_sequence = superblock.seq_number;
+  slot.found_configured =
+      std::any_of(superblock.base_bdevs.begin(), superblock.base_bdevs.end(), [&](const spec::RaidBaseDisk& disk) {
+        return disk.uuid == slot.uuid && disk.state == spec::RaidBaseState::configured;
+      });
+}
+
+// Before the volume is online: marks what its legs' logs call dirty, or everything if none can be believed, and calls
+// all legs but one unsynced if that is anything. Nothing is written here.
+Task<void> Volume::load_log() {
+  const std::shared_ptr<Volume> self = shared_from_this();
+  choose_log();
+  uint64_t newest = 0;
+  bool strangers = false;
+  for (const auto& slot : slots_) {
+    slot->unsynced = false;
+    if (!slot->present()) continue;
+    newest = std::max(newest, slot->found_sequence);
+    strangers = strangers || slot->found_sequence == 0;
+  }
+  if (!log_.persistent() || newest == 0) co_return;  // all legs are new: they are taken as they are
+  std::vector<bool> known(spec::raid_dirty_log_pages(log_.regions()), false);
+  for (const auto& slot : slots_)
+    if (slot->present() && slot->found_sequence != 0 && slot->found_sequence + 1 >= newest)
+      co_await load_log_of(*slot, known);
+  for (uint64_t region = 0; region < log_.regions(); ++region)
+    if (strangers || !known[region / spec::kRaidDirtyLogRegionsPerPage]) log_.mark(region);
+  if (log_.marked().empty()) co_return;
+  const Slot* first = nullptr;
+  for (const auto& slot : slots_) {
+    if (!slot->present()) continue;
+    if (first == nullptr && slot->found_sequence == newest) {
+      first = slot.get();
+    } else {
+      slot->unsynced = true;
+    }
+  }
+  LOG_WARN("raid", "{}: was not stopped in order, or a leg is out: up to {} of {} regions may differ; '{}' is read",
+           name_, log_.marked().count(), log_.regions(), first->name);
+}
+
+Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
+  const uint64_t attachment = slot.attachments;
+  DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
+  const spec::RaidDirtyLogPageView page(buffer.data(), spec::kRaidDirtyLogPageBytes);
+  const uint64_t first = spec::kRaidDirtyLogOffsetBytes / block_size_;
+  const uint64_t blocks = spec::kRaidDirtyLogPageBytes / block_size_;
+  IoStatus status = co_await control_io(*slot.control, Op::read, first, buffer.span(), false);
+  if (!status.ok() || slot.attachments != attachment || !slot.present()) co_return;
+  const Result<spec::RaidDirtyLogHeader> header = spec::decode_raid_dirty_log_header(page);
+  const bool believed = header && header->volume_uuid == uuid_ && header->sequence == slot.found_sequence &&
+                        header->region_blocks == log_.region_blocks() && header->region_count == log_.regions() &&
+                        header->block_size == block_size_;
+  if (!believed) {
+    LOG_WARN("raid", "{}: the dirty-region log of '{}' is not believed: {}", name_, slot.name,
+             header ? "the volume was in use without it" : header.error().message());
+    co_return;
+  }
+  epoch_ = std::max(epoch_, header->epoch);
+  for (size_t i = 0; i < slots_.size() && i < header->left.size(); ++i)
+    if (slots_[i]->recorded_uuid == header->left[i].uuid)
+      slots_[i]->left_sequence = std::max(slots_[i]->left_sequence, header->left[i].sequence);
+  for (uint32_t i = 0; i < known.size(); ++i) {
+    status = co_await control_io(*slot.control, Op::read, first + (1 + i) * blocks, buffer.span(), false);
+    if (slot.attachments != attachment || !slot.present()) co_return;
+    if (!status.ok()) continue;
+    const auto bits = spec::decode_raid_dirty_log_page(page, header->log_id, i);
+    if (!bits) {
+      LOG_WARN("raid", "{}: '{}': {}", name_, slot.name, bits.error().message());
+      continue;
+    }
+    known[i] = true;
+    for (uint64_t bit = 0; bit < spec::kRaidDirtyLogRegionsPerPage; ++bit) {
+      const uint64_t region = i * spec::kRaidDirtyLogRegionsPerPage + bit;
+      if (region < log_.regions() && ((*bits)[bit / 8] & 1u << bit % 8) != 0) log_.mark(region);
+    }
+  }
+}
+
+Task<Result<void>> Volume::store_log_header(Slot& slot) {
+  if (!log_.persistent() || log_.regions() == 0) co_return Result<void>{};
+  spec::RaidDirtyLogHeader header;
+  header.volume_uuid = uuid_;
+  header.log_id = log_.log_id();
+  header.sequence = sequence_;
+  header.epoch = epoch_;
+  header.region_blocks = log_.region_blocks();
+  header.region_count = log_.regions();
+  header.block_size = block_size_;
+  for (size_t i = 0; i < slots_.size(); ++i) header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
+  DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
+  spec::encode(header, spec::RaidDirtyLogPageSpan(buffer.data(), spec::kRaidDirtyLogPageBytes));
+  const IoStatus status =
+      co_await control_io(*slot.control, Op::write, spec::kRaidDirtyLogOffsetBytes / block_size_, buffer.span(), true);
+  if (!status.ok())
+    co_return Error(Errc::io_error, fmt::format("cannot write the dirty-region log of '{}': {}", slot.name,
+                                                diskengine::name_of(status.code)));
+  co_return Result<void>{};
+}
+
+// Says what has to be copied to the slot's leg. All of the volume, and from here on that is on record, if the leg is
+// new or cannot show that it left this volume and was nowhere else since. False: the log could not be written.
+Task<bool> Volume::choose_copy(Slot& slot) {
+  const std::shared_ptr<Volume> self = shared_from_this();
+  const bool returns = slot.unsynced || (slot.recorded_uuid == slot.uuid && slot.found_sequence != 0 &&
+                                         (!slot.found_configured || slot.found_sequence < slot.left_sequence));
+  slot.copied_in_full = !log_.persistent() || !returns;
+  log_.to_copy().clear_all();
+  if (slot.copied_in_full) {
+    log_.mark_all();
+    log_.to_copy().set_all();
+    const bool marked = co_await log_.write_pages(true);
+    if (!marked) co_return false;
+    slot.recorded_uuid = slot.uuid;
+    slot.left_sequence = sequence_ + 1;
+  } else {
+    log_.to_copy().add(log_.marked());
+    const bool marked = co_await log_.write_pages(true);  // the leg that returns needs the log as well
+    if (!marked) co_return false;
+  }
+  if (!superblock_) co_return true;
+  const Result<void> recorded = co_await write_superblocks();
+  if (!recorded) LOG_WARN("raid", "{}: {}", name_, recorded.error().message());
+  co_return true;
+}
+
+// The last leg that everything could be copied from is on its way out. Another one holds all that was acknowledged.
+void Volume::promote_unsynced() {
+  Slot* next = nullptr;
+  for (const auto& slot : slots_) {
+    if (slot->role != SlotRole::in_sync || slot->excluding) continue;
+    if (!slot->unsynced) return;
+    if (next == nullptr) next = slot.get();
+  }
+  if (next == nullptr) return;
+  LOG_WARN("raid", "{}: '{}' is read from now on, though not all was copied to it", name_, next->name);
+  next->unsynced = false;
+  if (rebuild_ != nullptr && &rebuild_->target() == next) rebuild_->cancel("the leg that it was copied from left");
+}
+
+}  // namespace diskengine::raid
