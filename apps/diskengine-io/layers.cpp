@@ -19,6 +19,7 @@
 #include "rpc/methods_nvmf.h"
 #include "rpc/methods_perf.h"
 #include "rpc/methods_vhost.h"
+#include "runtime/dma_regions.h"
 #include "vhost/manager.h"
 
 namespace diskengine::app {
@@ -39,15 +40,17 @@ Layer disks(const LayerContext& context) {
 
 // The NVMe host and what carries its connections.
 struct NvmeHost {
-  explicit NvmeHost(const LayerContext& context)
-      : manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}}, context.random) {}
+  NvmeHost(const LayerContext& context, std::shared_ptr<DmaRegions> memory)
+      : regions(std::move(memory)),
+        manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}}, context.random) {}
+  const std::shared_ptr<DmaRegions> regions;
   fabric::tcp::HostTransport tcp;
-  fabric::rdma::HostTransport rdma{fabric::rdma::load_verbs};
+  fabric::rdma::HostTransport rdma{fabric::rdma::load_verbs, *regions};
   nvme::HostManager manager;
 };
 
-Layer nvme_host(const LayerContext& context) {
-  auto host = std::make_shared<NvmeHost>(context);
+Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions) {
+  auto host = std::make_shared<NvmeHost>(context, std::move(regions));
   Layer layer;
   layer.name = "nvme host";
   layer.subsystem = "bdev";
@@ -99,7 +102,15 @@ Layer lvol_stores(const LayerContext& context) {
   return layer;
 }
 
-Layer vhost_controllers(const LayerContext& context) {
+// The vhost controllers and the list of their guests' memory.
+struct Vhost {
+  Vhost(std::shared_ptr<DmaRegions> memory, vhost::VhostManager::Options options)
+      : regions(std::move(memory)), manager(std::move(options)) {}
+  const std::shared_ptr<DmaRegions> regions;
+  vhost::VhostManager manager;
+};
+
+Layer vhost_controllers(const LayerContext& context, std::shared_ptr<DmaRegions> regions) {
   Layer layer;
   layer.name = "vhost";
   layer.subsystem = "vhost_blk";
@@ -108,7 +119,9 @@ Layer vhost_controllers(const LayerContext& context) {
   options.reactors = context.reactors;
   options.registry = &context.devices;
   options.socket_dir = context.vhost_dir;
-  auto manager = std::make_shared<vhost::VhostManager>(std::move(options));
+  options.dma_regions = regions.get();
+  auto both = std::make_shared<Vhost>(std::move(regions), std::move(options));
+  const std::shared_ptr<vhost::VhostManager> manager(both, &both->manager);
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_vhost_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
   layer.stop = [manager] { return manager->close(); };
@@ -130,11 +143,12 @@ Layer nvmf_target(const LayerContext& context) {
 
 std::vector<Layer> make_layers(const LayerContext& context) {
   std::vector<Layer> layers;
+  auto regions = std::make_shared<DmaRegions>();  // guest memory, which the NVMe host may reach where it is
   layers.push_back(disks(context));
-  layers.push_back(nvme_host(context));
+  layers.push_back(nvme_host(context, regions));
   layers.push_back(mirrors(context));
   layers.push_back(lvol_stores(context));
-  layers.push_back(vhost_controllers(context));
+  layers.push_back(vhost_controllers(context, regions));
   layers.push_back(nvmf_target(context));
   return layers;
 }

@@ -86,6 +86,7 @@ struct HostQueueStats {
   uint64_t queued_requests = 0;     // commands that waited for output room
   uint64_t submitted_requests = 0;
   uint64_t system_calls = 0;
+  uint64_t direct_requests = 0;  // RDMA: the controller reached their data where it is
 };
 
 // Told what becomes of a queue, on its reactor. The queue must not be destroyed inside these calls.

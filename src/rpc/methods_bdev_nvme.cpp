@@ -226,6 +226,7 @@ fabric::HostQueueStats sum_of(const std::vector<std::shared_ptr<nvme::QueueLink>
     sum.nvme_completions += one.nvme_completions;
     sum.queued_requests += one.queued_requests;
     sum.submitted_requests += one.submitted_requests;
+    sum.direct_requests += one.direct_requests;
   }
   return sum;
 }
@@ -252,13 +253,15 @@ Task<Reply> get_transport_statistics(HostManager& host, std::vector<Reactor*> re
       std::function<fabric::HostQueueStats()> work = [links = std::move(links)] { return sum_of(links); };
       CallOnAwaiter<fabric::HostQueueStats> asking = call_on<fabric::HostQueueStats>(*reactor, std::move(work));
       const fabric::HostQueueStats sum = co_await asking;
-      transports.push_back(json::object{{"trname", type},
-                                        {"polls", sum.polls},
-                                        {"idle_polls", sum.idle_polls},
-                                        {"socket_completions", sum.socket_completions},
-                                        {"nvme_completions", sum.nvme_completions},
-                                        {"queued_requests", sum.queued_requests},
-                                        {"submitted_requests", sum.submitted_requests}});
+      json::object transport{{"trname", type},
+                             {"polls", sum.polls},
+                             {"idle_polls", sum.idle_polls},
+                             {"socket_completions", sum.socket_completions},
+                             {"nvme_completions", sum.nvme_completions},
+                             {"queued_requests", sum.queued_requests},
+                             {"submitted_requests", sum.submitted_requests}};
+      if (type == "RDMA") transport["direct_requests"] = sum.direct_requests;
+      transports.push_back(std::move(transport));
     }
     groups.emplace_back(json::object{{"thread", reactor->name()}, {"transports", std::move(transports)}});
   }

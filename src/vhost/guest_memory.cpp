@@ -11,7 +11,7 @@
 
 namespace diskengine::vhost {
 
-Unmapper::Unmapper() : thread_([this] { run(); }) {}
+Unmapper::Unmapper(DmaRegions* regions) : regions_(regions), thread_([this] { run(); }) {}
 
 Unmapper::~Unmapper() {
   {
@@ -44,8 +44,8 @@ void Unmapper::run() {
   }
 }
 
-Result<std::unique_ptr<const Mapping>> Mapping::map(int fd, uint64_t offset, uint64_t bytes,
-                                                    std::shared_ptr<Unmapper> unmapper) {
+Result<std::unique_ptr<Mapping>> Mapping::map(int fd, uint64_t offset, uint64_t bytes,
+                                              std::shared_ptr<Unmapper> unmapper) {
   struct stat file {};
   if (fstat(fd, &file) != 0) return Error::from_errno(errno, "look at the file behind a memory region");
   if (!S_ISREG(file.st_mode)) return Error(Errc::invalid_argument, "the file behind a memory region is not a file");
@@ -68,19 +68,20 @@ Result<std::unique_ptr<const Mapping>> Mapping::map(int fd, uint64_t offset, uin
     munmap(base, length);
     return guard.error();
   }
-  return std::unique_ptr<const Mapping>(new Mapping(base, length, static_cast<uint8_t*>(base) + (offset - start),
-                                                    std::move(*guard), std::move(unmapper)));
+  return std::unique_ptr<Mapping>(new Mapping(base, length, static_cast<uint8_t*>(base) + (offset - start),
+                                              std::move(*guard), std::move(unmapper)));
 }
 
 Mapping::~Mapping() {
+  { const DmaRegions::Listed ended = std::move(listed_); }
   { const FaultGuard ended = std::move(guard_); }
   unmapper_->unmap(base_, bytes_);
 }
 
 Result<GuestMemory::Region> GuestMemory::map(const spec::VhostUserRegion& region, int fd,
                                              std::shared_ptr<Unmapper> unmapper) {
-  TRY_ASSIGN(std::unique_ptr<const Mapping> mapping,
-             Mapping::map(fd, region.mmap_offset, region.size, std::move(unmapper)));
+  TRY_ASSIGN(std::unique_ptr<Mapping> mapping, Mapping::map(fd, region.mmap_offset, region.size, std::move(unmapper)));
+  mapping->list(region.size);
   uint8_t* host = mapping->data();
   return Region{region.guest_address, region.size, region.user_address, host, std::move(mapping)};
 }

@@ -19,14 +19,17 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "format/vhost_user.h"
+#include "runtime/dma_regions.h"
 #include "vhost/fault_guard.h"
 
 namespace diskengine::vhost {
 
-// Unmaps on a thread of its own: to take down the page tables of a large guest takes too long for a reactor.
+// Unmaps on a thread of its own: to take down the page tables of a large guest takes too long for a reactor. Knows the
+// list that guest memory is put on for devices to reach it.
 class Unmapper {
  public:
-  Unmapper();
+  // `regions` may be null; otherwise it outlives all mappings.
+  explicit Unmapper(DmaRegions* regions = nullptr);
   // Unmaps what is left.
   ~Unmapper();
   Unmapper(const Unmapper&) = delete;
@@ -34,9 +37,11 @@ class Unmapper {
 
   // Any thread.
   void unmap(void* base, size_t bytes);
+  DmaRegions* regions() const noexcept { return regions_; }
 
  private:
   void run();
+  DmaRegions* const regions_;
   std::mutex mutex_;
   std::condition_variable more_;
   std::vector<std::pair<void*, size_t>> waiting_;
@@ -48,12 +53,16 @@ class Unmapper {
 class Mapping {
  public:
   // `bytes` at `offset` of the file, which must be that long. The descriptor may be closed afterwards.
-  static Result<std::unique_ptr<const Mapping>> map(int fd, uint64_t offset, uint64_t bytes,
-                                                    std::shared_ptr<Unmapper> unmapper);
+  static Result<std::unique_ptr<Mapping>> map(int fd, uint64_t offset, uint64_t bytes,
+                                              std::shared_ptr<Unmapper> unmapper);
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
+  // The guest's memory, not the in-flight buffer, may be reached by devices.
+  void list(size_t bytes) {
+    if (unmapper_->regions() != nullptr) listed_ = unmapper_->regions()->list(data_, bytes);
+  }
   uint8_t* data() const noexcept { return data_; }
   bool faulted() const noexcept { return guard_.faulted(); }
 
@@ -65,6 +74,7 @@ class Mapping {
   uint8_t* data_;
   FaultGuard guard_;
   std::shared_ptr<Unmapper> unmapper_;
+  DmaRegions::Listed listed_;
 };
 
 class GuestMemory {

@@ -26,7 +26,8 @@ Error no_such_controller(std::string_view name) {
 
 }  // namespace
 
-VhostManager::VhostManager(Options options) : options_(std::move(options)), unmapper_(std::make_shared<Unmapper>()) {
+VhostManager::VhostManager(Options options)
+    : options_(std::move(options)), unmapper_(std::make_shared<Unmapper>(options_.dma_regions)) {
   DE_ASSERT(options_.main != nullptr && options_.registry != nullptr && !options_.reactors.empty());
   if (Result<void> installed = FaultGuard::install(); !installed)
     LOG_ERROR("vhost", "a front end that shrinks its memory will end this process: {}", installed.error().message());

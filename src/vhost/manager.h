@@ -25,7 +25,8 @@ class VhostManager {
     Reactor* main = nullptr;
     std::vector<Reactor*> reactors;  // for the queues; not empty
     DeviceRegistry* registry = nullptr;
-    std::string socket_dir;  // where the controllers' sockets are made; empty: the current directory
+    DmaRegions* dma_regions = nullptr;  // where guest memory is listed for devices; outlives the manager
+    std::string socket_dir;             // where the controllers' sockets are made; empty: the current directory
   };
 
   explicit VhostManager(Options options);

@@ -3,7 +3,7 @@ whose target is killed and comes back. fio in the guest is the judge of the data
 
 import re
 
-from diskengine_test import RpcError, TestCase, rdma, wait_until
+from diskengine_test import RpcError, TestCase, program, rdma, wait_until
 
 NQN = "nqn.2024-01.io.diskengine:rdma"
 DISK_BLOCKS = 64 * 2048
@@ -118,8 +118,23 @@ class Rdma(TestCase):
         storage.rpc.bdev_uring_create(name="disk", filename="/tmp/disk", block_size=512)
         export(storage, "disk")
 
+    def load_from_guest_memory(self, compute, disk):
+        """A vhost front end's memory is registered, and data moves straight into and out of it."""
+        compute.rpc.vhost_create_blk_controller(ctrlr="vhost1", dev_name=disk)
+        for kind in ("randwrite", "randread"):
+            load = f"/bin/vhost_load --socket /tmp/vhost1 --rw {kind} --bs 65536 --qd 8 --seconds 1.5 --sleep"
+            loading = self.guest.begin(load)
+            wait_until(lambda: self.direct_requests(compute) > 10, 20, "data to go straight to guest memory")
+            self.guest.finish(loading)
+        compute.rpc.vhost_delete_controller(ctrlr="vhost1")
+
+    def direct_requests(self, io):
+        (group,) = io.rpc.bdev_nvme_get_transport_statistics()["poll_groups"]
+        return sum(transport.get("direct_requests", 0) for transport in group["transports"])
+
     def test_our_host_finds_our_target_again_after_a_kill(self):
-        storage, compute = self.boot(["storage", "compute"], rdma.HOST_MODULES)
+        programs = ["nvme", "fio", program("vhost_load")]
+        storage, compute = self.boot(["storage", "compute"], rdma.HOST_MODULES, programs)
         guest = self.guest
         rdma.start_rdma(guest)
         guest.run("dd if=/dev/zero of=/tmp/disk bs=1M count=16")
@@ -130,6 +145,7 @@ class Rdma(TestCase):
                 bdev_name=disk, read_percent=reads, queue_depth=32, duration_ms=1000, warm_up_ms=100
             )
             print(f"ours on ours, 4 KiB at depth 32, {reads} % reads: {run['iops']:.0f} IOPS")
+        self.load_from_guest_memory(compute, disk)
         export(compute, disk, FRONT_PORT, nqn=LINUX_NQN)
         connect(guest, FRONT_PORT, LINUX_NQN)
         writing = guest.begin(f"{FIO} --filename=/dev/nvme0n1 --rw=randwrite --bs=4k --size=8M --iodepth=16")

@@ -6,23 +6,33 @@
 
 namespace diskengine::fabric::rdma {
 
-Result<std::unique_ptr<HostDevice>> HostDevice::make(Verbs& verbs, ibv_context* context) {
-  TRY_ASSIGN(const ibv_device_attr attributes, verbs.query_device(context));
+Result<std::unique_ptr<HostDevice>> HostDevice::make(const std::shared_ptr<Verbs>& verbs, Reactor& reactor,
+                                                     ibv_context* context, Registrar& registrar) {
+  TRY_ASSIGN(const ibv_device_attr attributes, verbs->query_device(context));
   std::unique_ptr<HostDevice> device(new HostDevice(context, attributes));
-  TRY_ASSIGN(ibv_pd* const pd, verbs.alloc_pd(context));
-  device->pd_ = OwnedPd(verbs, pd);
+  TRY_ASSIGN(ibv_pd* const pd, verbs->alloc_pd(context));
+  device->map_ = registrar.make_map(verbs, reactor, OwnedPd(*verbs, pd));
   const std::span<uint8_t> memory = device->pool_.memory();
-  TRY_ASSIGN(ibv_mr* const mr, verbs.reg_mr(pd, memory.data(), memory.size(),
-                                            IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE));
-  device->pool_mr_ = OwnedMr(verbs, mr);
+  TRY_ASSIGN(ibv_mr* const mr,
+             verbs->reg_mr(pd, memory.data(), memory.size(),
+                           IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE));
+  device->pool_mr_ = OwnedMr(*verbs, mr);
   return device;
+}
+
+// To take the registrations of guests back would hold the reactor up.
+HostDevice::~HostDevice() {
+  pool_mr_.reset();
+  if (map_ == nullptr) return;
+  RegistrarWork& work = map_->work();
+  work.dispose(std::move(map_));
 }
 
 Result<std::shared_ptr<HostDevice>> HostLane::device_of(ibv_context* context) {
   std::erase_if(devices, [](const auto& device) { return device.expired(); });
   for (const auto& known : devices)
     if (std::shared_ptr<HostDevice> device = known.lock(); device->context() == context) return device;
-  TRY_ASSIGN(std::unique_ptr<HostDevice> made, HostDevice::make(*verbs, context));
+  TRY_ASSIGN(std::unique_ptr<HostDevice> made, HostDevice::make(verbs, reactor, context, registrar));
   std::shared_ptr<HostDevice> device = std::move(made);
   devices.push_back(device);
   return device;
@@ -33,10 +43,11 @@ Result<std::shared_ptr<HostLane>> HostTransport::lane_of(Reactor& reactor) {
   if (verbs_ == nullptr) {
     TRY_ASSIGN(std::unique_ptr<Verbs> loaded, load_());
     verbs_ = std::move(loaded);
+    registrar_ = std::make_unique<Registrar>(regions_);
   }
   std::weak_ptr<HostLane>& known = lanes_[&reactor];
   if (std::shared_ptr<HostLane> lane = known.lock()) return lane;
-  auto lane = std::make_shared<HostLane>(verbs_, reactor);
+  auto lane = std::make_shared<HostLane>(verbs_, reactor, *registrar_);
   TRY_ASSIGN(lane->channel, CmChannel::make(*verbs_, "nvme_rdma_cm"));
   lane->channel->open(reactor);
   known = lane;

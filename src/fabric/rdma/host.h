@@ -16,6 +16,7 @@
 #include "fabric/host.h"
 #include "fabric/rdma/bounce_pool.h"
 #include "fabric/rdma/cm.h"
+#include "fabric/rdma/memory_map.h"
 
 namespace diskengine::fabric::rdma {
 
@@ -26,11 +27,14 @@ class HostDevice {
   static constexpr size_t kUnitBytes = 16 * 1024;
   static constexpr size_t kUnits = 1024;
 
-  static Result<std::unique_ptr<HostDevice>> make(Verbs& verbs, ibv_context* context);
+  static Result<std::unique_ptr<HostDevice>> make(const std::shared_ptr<Verbs>& verbs, Reactor& reactor,
+                                                  ibv_context* context, Registrar& registrar);
+  ~HostDevice();
 
   ibv_context* context() const noexcept { return context_; }
   const ibv_device_attr& attributes() const noexcept { return attributes_; }
-  ibv_pd* pd() const noexcept { return pd_.get(); }
+  ibv_pd* pd() const noexcept { return map_->pd(); }
+  MemoryMap& map() noexcept { return *map_; }
   BouncePool& pool() noexcept { return pool_; }
   // The key of the pool's memory, for the device and for the controller.
   uint32_t local_key() const noexcept { return pool_mr_->lkey; }
@@ -43,19 +47,20 @@ class HostDevice {
   ibv_context* const context_;
   const ibv_device_attr attributes_;
   BouncePool pool_;
-  OwnedPd pd_;
+  std::shared_ptr<MemoryMap> map_;
   OwnedMr pool_mr_;
 };
 
 // What the queues of one reactor share. Held by them; goes with the last, on its reactor.
 struct HostLane {
-  HostLane(std::shared_ptr<Verbs> v, Reactor& r) : verbs(std::move(v)), reactor(r) {}
+  HostLane(std::shared_ptr<Verbs> v, Reactor& r, Registrar& g) : verbs(std::move(v)), reactor(r), registrar(g) {}
 
   // Held by queues on it; made anew if nobody has it.
   Result<std::shared_ptr<HostDevice>> device_of(ibv_context* context);
 
   const std::shared_ptr<Verbs> verbs;
   Reactor& reactor;
+  Registrar& registrar;
   std::unique_ptr<CmChannel> channel;
   std::vector<std::weak_ptr<HostDevice>> devices;
 };
@@ -64,8 +69,9 @@ class HostTransport final : public fabric::HostTransport {
  public:
   using Loader = std::function<Result<std::unique_ptr<Verbs>>()>;
 
-  // `load` is called at the first connect, and again as long as it fails.
-  explicit HostTransport(Loader load) : load_(std::move(load)) {}
+  // `load` is called at the first connect, and again as long as it fails. What `regions` lists is reached where it is.
+  // Both outlive the transport, and the transport outlives its queues.
+  HostTransport(Loader load, DmaRegions& regions) : load_(std::move(load)), regions_(regions) {}
 
   // Errc::not_supported or Errc::no_device where there is no RDMA.
   Result<std::unique_ptr<HostQueue>> connect(Reactor& reactor, const HostAddress& address,
@@ -77,6 +83,8 @@ class HostTransport final : public fabric::HostTransport {
   const Loader load_;
   std::mutex mutex_;  // connects only
   std::shared_ptr<Verbs> verbs_;
+  DmaRegions& regions_;
+  std::unique_ptr<Registrar> registrar_;  // once there is RDMA
   std::map<Reactor*, std::weak_ptr<HostLane>> lanes_;
 };
 

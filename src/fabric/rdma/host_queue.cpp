@@ -239,8 +239,38 @@ void RdmaHostQueue::submit(HostCommand& command) noexcept {
 // Finds registered memory for the command's data; false if it has to wait.
 bool RdmaHostQueue::take_memory(Slot& slot) noexcept {
   const uint32_t bytes = slot.command->data_bytes;
+  if (bytes > 0 && reach_directly(slot)) return true;
+  slot.direct = false;
   slot.data = bytes <= kOwnBytes ? slot.own : device_->pool().take(bytes, *this);
+  slot.key = slot.data == slot.own ? mr_->rkey : device_->remote_key();
   return slot.data != nullptr;
+}
+
+// One key and one address can name the data if it lies in one registered piece. A write that fits into its capsule is
+// copied into it: that is less work for both sides than a READ.
+bool RdmaHostQueue::reach_directly(Slot& slot) noexcept {
+  const HostCommand& command = *slot.command;
+  const bool out = command.direction == DataDirection::to_controller;
+  if (out && command.data_bytes <= std::min<size_t>(kOwnBytes, options_.capsule_data_bytes)) return false;
+  size_t offset = command.iov_offset;
+  auto piece = command.iov.begin();
+  while (offset >= piece->iov_len) {
+    offset -= piece->iov_len;
+    ++piece;
+  }
+  uint8_t* const start = static_cast<uint8_t*>(piece->iov_base) + offset;
+  size_t have = piece->iov_len - offset;
+  for (++piece; have < command.data_bytes; ++piece) {
+    if (piece->iov_base != start + have) return false;
+    have += piece->iov_len;
+  }
+  const ibv_mr* const mr = device_->map().find(start, command.data_bytes);
+  if (mr == nullptr) return false;
+  slot.data = start;
+  slot.direct = true;
+  ++stats_.direct_requests;
+  slot.key = mr->rkey;
+  return true;
 }
 
 void RdmaHostQueue::on_memory_free() noexcept {
@@ -258,7 +288,7 @@ void RdmaHostQueue::send(Slot& slot) noexcept {
   const bool out = command.direction == DataDirection::to_controller;
   // Controllers need not take data in the capsules of an admin queue.
   const bool in_capsule = out && own && options_.queue_id != 0 && command.data_bytes <= options_.capsule_data_bytes;
-  if (out) copy_payload(command.iov, command.iov_offset, command.data_bytes, slot.data, false);
+  if (out && !slot.direct) copy_payload(command.iov, command.iov_offset, command.data_bytes, slot.data, false);
   if (in_capsule) {
     command.sqe.data = {};
     command.sqe.data.length = command.data_bytes;
@@ -268,9 +298,7 @@ void RdmaHostQueue::send(Slot& slot) noexcept {
     const bool data = command.data_bytes > 0;
     command.sqe.data = spec::make_keyed_sgl({.address = data ? reinterpret_cast<uint64_t>(slot.data) : 0,
                                              .length = command.data_bytes,
-                                             .key = !data ? 0
-                                                    : own ? mr_->rkey
-                                                          : device_->remote_key()});
+                                             .key = data ? slot.key : 0});
   }
   std::memcpy(slot.capsule, &command.sqe, kCapsuleBytes);
   slot.sges[0] = {reinterpret_cast<uint64_t>(slot.capsule), kCapsuleBytes, mr_->lkey};
@@ -342,7 +370,7 @@ void RdmaHostQueue::on_answer(Answer& answer, uint32_t bytes) noexcept {
 void RdmaHostQueue::finish_if_over(Slot& slot) noexcept {
   if (slot.sending || !slot.answered) return;
   HostCommand& command = *slot.command;
-  if (command.direction == DataDirection::from_controller &&
+  if (command.direction == DataDirection::from_controller && !slot.direct &&
       spec::status_of(command.cqe.status) == spec::Status::success)
     copy_payload(command.iov, command.iov_offset, command.data_bytes, slot.data, true);
   complete(slot, HostOutcome::answered);
@@ -358,7 +386,7 @@ void RdmaHostQueue::complete(Slot& slot, HostOutcome outcome) noexcept {
   if (outcome == HostOutcome::answered) ++stats_.nvme_completions;
   free_slots_.push_back(static_cast<uint16_t>(&slot - slots_.data()));
   --outstanding_;
-  if (data != nullptr && data != slot.own) device_->pool().give_back(data, bytes);
+  if (data != nullptr && data != slot.own && !slot.direct) device_->pool().give_back(data, bytes);
   command.done(command);
 }
 

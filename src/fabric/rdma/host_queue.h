@@ -3,8 +3,9 @@
 //   Input object: HostCommand. Output: a capsule by SEND; data by the controller's READs and WRITEs. Completion:
 //   HostCommand::done, once the answer is there and the capsule's SEND is over.
 //
-// Data moves through registered memory: a page of each command, or a run of the reactor's pool, which commands wait for
-// in order. A short write goes in its capsule. What the controller sends is hostile: an answer that fits no command
+// Memory of the caller that is registered as a whole (memory_map.h) is reached where it is. Other data moves through
+// registered memory: a page of each command, or a run of the reactor's pool, which commands wait for in order. A short
+// write goes in its capsule. What the controller sends is hostile: an answer that fits no command
 // ends the connection.
 //
 // Threads: its reactor.
@@ -61,7 +62,9 @@ class RdmaHostQueue final : public HostQueue,
     bool answered = false;  // command->cqe is there
     uint8_t* capsule = nullptr;
     uint8_t* own = nullptr;
-    uint8_t* data = nullptr;  // registered, where its data passes; own or of the pool
+    uint8_t* data = nullptr;  // registered, where its data passes: own, of the pool, or the caller's memory
+    bool direct = false;      // the caller's
+    uint32_t key = 0;         // of it, for the controller
     ibv_send_wr wr{};
     ibv_sge sges[2]{};
   };
@@ -84,6 +87,7 @@ class RdmaHostQueue final : public HostQueue,
   Error refusal(const CmEvent& event) const;
 
   bool take_memory(Slot& slot) noexcept;
+  bool reach_directly(Slot& slot) noexcept;
   void send(Slot& slot) noexcept;
   void post_answer_room(Answer& answer) noexcept;
   void on_answer(Answer& answer, uint32_t bytes) noexcept;

@@ -93,6 +93,7 @@ class RdmaHostTest : public testing::Test, protected HostQueueEvents {
   RdmaHostTest() { log_set_level(LogLevel::error); }
   ~RdmaHostTest() override {
     close();
+    transport_.reset();
     listener_.reset();
     if (target_) target_->stop([] {});
     pass(1'000'000'000);
@@ -125,8 +126,8 @@ class RdmaHostTest : public testing::Test, protected HostQueueEvents {
     queue_options.capsule_data_bytes = 4096;
     connected_ = false;
     ended_.reset();
-    TRY_ASSIGN(queue_, transport_.connect(reactor_, {"RDMA", "192.0.2.1", kPort, "", ""}, queue_options,
-                                          static_cast<HostQueueEvents&>(*this)));
+    TRY_ASSIGN(queue_, transport_->connect(reactor_, {"RDMA", "192.0.2.1", kPort, "", ""}, queue_options,
+                                           static_cast<HostQueueEvents&>(*this)));
     turn();
     return {};
   }
@@ -164,7 +165,9 @@ class RdmaHostTest : public testing::Test, protected HostQueueEvents {
   Controller controller_;
   std::unique_ptr<RdmaTarget> target_;
   std::unique_ptr<TargetListener> listener_;
-  HostTransport transport_{[this] { return Result<std::unique_ptr<Verbs>>(std::make_unique<SimVerbs>(fabric_)); }};
+  DmaRegions regions_;
+  std::unique_ptr<HostTransport> transport_ = std::make_unique<HostTransport>(
+      [this] { return Result<std::unique_ptr<Verbs>>(std::make_unique<SimVerbs>(fabric_)); }, regions_);
   std::unique_ptr<HostQueue> queue_;
   bool connected_ = false;
   std::optional<std::string> ended_;
@@ -202,6 +205,7 @@ TEST_F(RdmaHostTest, DataOfAdminCommandsNeverGoesInTheCapsule) {
   turn();
   ASSERT_EQ(controller_.held.size(), 1u);
   EXPECT_EQ(controller_.held[0]->sqe.data.type, spec::SglType::keyed_data_block);
+  close();  // before the command goes
 }
 
 TEST_F(RdmaHostTest, AFailedReadLeavesTheCallersMemoryAlone) {
@@ -229,6 +233,70 @@ TEST_F(RdmaHostTest, CommandsWaitForRegisteredMemoryInOrder) {
   EXPECT_EQ(queue_->stats().queued_requests, 24u);
   turn(200);
   for (const auto& command : commands) ASSERT_EQ(command->completions, 1);
+}
+
+TEST_F(RdmaHostTest, ListedMemoryIsReachedWhereItIsUntilItLeavesTheList) {
+  start_target();
+  DmaBuffer memory(1 << 20);
+  std::optional<DmaRegions::Listed> listed = regions_.list(memory.data(), memory.size());
+  connect();
+  controller_.hold = true;
+  // Where the controller is told that the data is: 16 KiB at `at`, in pieces of a page.
+  const auto place_of = [&](uint8_t* at, uint8_t opcode) {
+    Command command(opcode, 16384);
+    command.pieces.clear();
+    for (size_t i = 0; i < 4; ++i) command.pieces.push_back({at + i * 4096, 4096});
+    command.iov = command.pieces;
+    queue_->submit(command);
+    turn();
+    TargetCommand& held = *controller_.held.at(0);
+    controller_.held.clear();
+    const uint64_t address = spec::keyed_sgl_of(held.sqe.data).address;
+    controller_.answer(held);
+    turn();
+    EXPECT_EQ(command.completions, 1);
+    return reinterpret_cast<uint8_t*>(address);
+  };
+  uint8_t* const at = memory.data() + 8192;
+  for (int i = 0; i < 1000 && place_of(at, spec::IoOp::read) != at; ++i) usleep(1000);
+  std::iota(controller_.memory.begin(), controller_.memory.end(), uint8_t{3});
+  EXPECT_EQ(place_of(at, spec::IoOp::read), at);
+  EXPECT_EQ(std::memcmp(at, controller_.memory.data(), 16384), 0);
+  std::memset(at, 0x77, 16384);
+  EXPECT_EQ(place_of(at, spec::IoOp::write), at);
+  EXPECT_EQ(controller_.memory[16383], 0x77);
+  EXPECT_GE(queue_->stats().direct_requests, 2u);
+  const auto keys = [this] {
+    const std::lock_guard lock(fabric_.keys_mutex);
+    return fabric_.keys.size();
+  };
+  const size_t before = keys();
+  listed.reset();
+  // From this moment on, before anybody was told; and a moment later the device has forgotten it, too.
+  EXPECT_NE(place_of(at, spec::IoOp::read), at);
+  for (int i = 0; i < 1000 && keys() == before; ++i) {
+    turn();
+    usleep(1000);
+  }
+  EXPECT_EQ(keys(), before - 1);
+}
+
+TEST_F(RdmaHostTest, MemoryThatCannotBeRegisteredIsCopied) {
+  start_target();
+  connect();
+  fabric_.register_error = ENOMEM;
+  DmaBuffer memory(1 << 20);
+  const DmaRegions::Listed listed = regions_.list(memory.data(), memory.size());
+  for (int i = 0; i < 1000 && fabric_.register_error != 0; ++i) usleep(1000);
+  turn();
+  Command read(spec::IoOp::read, 65536);
+  read.pieces = {{memory.data(), 65536}};
+  read.iov = read.pieces;
+  controller_.memory.assign(controller_.memory.size(), 0x42);
+  queue_->submit(read);
+  turn();
+  EXPECT_EQ(read.completions, 1);
+  EXPECT_EQ(memory.data()[65535], 0x42);
 }
 
 TEST_F(RdmaHostTest, ALostConnectionCompletesEveryCommandOnceAndGivesItsMemoryBack) {
@@ -271,7 +339,8 @@ TEST_F(RdmaHostTest, WhyThereIsNoConnectionIsSaid) {
 
 TEST_F(RdmaHostTest, AMachineWithoutRdmaSaysSoAtOnce) {
   HostTransport none(
-      []() -> Result<std::unique_ptr<Verbs>> { return Error(Errc::not_supported, "RDMA needs librdmacm.so.1"); });
+      []() -> Result<std::unique_ptr<Verbs>> { return Error(Errc::not_supported, "RDMA needs librdmacm.so.1"); },
+      regions_);
   const auto made =
       none.connect(reactor_, {"RDMA", "192.0.2.1", kPort, "", ""}, {}, static_cast<HostQueueEvents&>(*this));
   ASSERT_FALSE(made);

@@ -5,17 +5,20 @@
 // waits for one, as with RNR retries without end), a completion queue must not overflow, and what is posted to a queue
 // pair in the error state is flushed.
 //
-// Threads: one. Owned by the test; outlives what uses it.
+// Threads: one, but for memory, protection domains and their end, which any thread may ask for. Owned by the test;
+// outlives what uses it.
 #pragma once
 
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <vector>
 
@@ -79,8 +82,9 @@ struct SimFabric {
   std::map<uint32_t, std::pair<uint8_t*, size_t>> keys;
   std::map<uint32_t, int> access;  // of keys
   std::set<uint32_t> invalidated;
-  uint32_t next_number = 100;
-  int handles = 0;  // made and not given back
+  mutable std::mutex keys_mutex;  // keys, access
+  std::atomic<uint32_t> next_number{100};
+  std::atomic<int> handles{0};  // made and not given back
   ibv_device device{};
   ibv_context context{};
   ibv_device_attr attributes{};
@@ -88,11 +92,11 @@ struct SimFabric {
   // Faults.
   bool address_unknown = false;
   bool route_unknown = false;
-  int register_error = 0;     // of the next registration
-  int create_qp_error = 0;    // of the next queue pair
-  int post_send_error = 0;    // of the next post
-  size_t post_send_good = 0;  // ... after so many work requests of it
-  bool answers = true;        // false: the device is dead
+  std::atomic<int> register_error{0};  // of the next registration
+  int create_qp_error = 0;             // of the next queue pair
+  int post_send_error = 0;             // of the next post
+  size_t post_send_good = 0;           // ... after so many work requests of it
+  bool answers = true;                 // false: the device is dead
   // Called for each work request as it is carried out; another status than success fails it.
   std::function<ibv_wc_status(const ibv_send_wr&)> judge;
   // Called when a completion queue is armed.
@@ -286,8 +290,9 @@ class SimVerbs final : public Verbs {
   Result<ibv_pd*> alloc_pd(ibv_context*) override { return made(new ibv_pd{}); }
   void dealloc_pd(ibv_pd* pd) noexcept override { gone(pd); }
   Result<ibv_mr*> reg_mr(ibv_pd* pd, void* address, size_t bytes, int access) override {
-    if (fabric_.register_error != 0)
-      return Error::from_errno(std::exchange(fabric_.register_error, 0), "cannot register memory");
+    if (const int error = fabric_.register_error.exchange(0); error != 0)
+      return Error::from_errno(error, "cannot register memory");
+    const std::lock_guard lock(fabric_.keys_mutex);
     auto* mr = new ibv_mr{};
     mr->pd = pd;
     mr->addr = address;
@@ -298,7 +303,10 @@ class SimVerbs final : public Verbs {
     return made(mr);
   }
   void dereg_mr(ibv_mr* mr) noexcept override {
-    fabric_.keys.erase(mr->lkey);
+    {
+      const std::lock_guard lock(fabric_.keys_mutex);
+      fabric_.keys.erase(mr->lkey);
+    }
     gone(mr);
   }
   Result<ibv_comp_channel*> create_comp_channel(ibv_context*) override {
@@ -434,6 +442,7 @@ class SimVerbs final : public Verbs {
   }
   // The memory behind a key, or nullptr if it is not all registered.
   uint8_t* resolve(uint32_t key, uint64_t address, size_t bytes, bool remote_write, bool remote) const noexcept {
+    const std::lock_guard lock(fabric_.keys_mutex);
     const auto at = fabric_.keys.find(key);
     if (at == fabric_.keys.end() || fabric_.invalidated.contains(key)) return nullptr;
     const auto base = reinterpret_cast<uint64_t>(at->second.first);
