@@ -1,5 +1,5 @@
-// Damaged and hostile stores: whatever bytes its metadata holds, also with right checksums, loading ends with an error or
-// with a store that can be used; a damaged page costs the lvol it belongs to and no other.
+// Damaged and hostile stores: whatever bytes its metadata holds, also with right checksums, loading ends with an error
+// or with a store that can be used; a damaged page costs the lvol it belongs to and no other.
 #include <cstdlib>
 
 #include "base/log.h"
