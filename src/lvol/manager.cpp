@@ -241,7 +241,7 @@ Task<Result<void>> LvolManager::close_lvols(Held& held) {
     return std::any_of(store->blobs().begin(), store->blobs().end(),
                        [](const auto& entry) { return entry.second->operation != nullptr; });
   };
-  while (busy()) co_await sleep_for(main, kPollNs);
+  while (held.users != 0 || busy()) co_await sleep_for(main, kPollNs);
   const std::map<uint64_t, std::shared_ptr<Blob>> blobs = store->blobs();
   for (const auto& [id, blob] : blobs) {
     const std::string name = store->info_of(*blob).device_name;
@@ -301,8 +301,10 @@ Task<Result<void>> LvolManager::delete_store(std::string store) {
 
 Task<Result<void>> LvolManager::rename_store(std::string store, std::string new_name) {
   CO_TRY(check_name(new_name, "lvol store"));
-  const Held* found = find_store(store);
+  Held* found = find_store(store);
   if (found == nullptr) co_return Error(Errc::not_found, fmt::format("lvol store {} not found", store));
+  if (found->closing) co_return Error(Errc::busy, fmt::format("lvol store '{}' is being closed", store));
+  const Held::Use use(*found);
   if (found->store->name() == new_name) co_return Result<void>{};
   if (find_store(new_name) != nullptr ||
       std::find(pending_names_.begin(), pending_names_.end(), new_name) != pending_names_.end())
@@ -324,6 +326,7 @@ Task<Result<void>> LvolManager::rename_store(std::string store, std::string new_
 Task<Result<void>> LvolManager::grow_store(std::string store) {
   const Result<Held*> held = need_store(store);
   CO_TRY(held);
+  const Held::Use use(**held);
   const std::shared_ptr<Store> growing = (*held)->store;
   Result<void> grown = co_await growing->grow();
   co_return grown;
@@ -331,6 +334,7 @@ Task<Result<void>> LvolManager::grow_store(std::string store) {
 
 Task<Result<CheckReport>> LvolManager::check(std::string target, bool repair) {
   if (Held* held = find_store(target); held != nullptr && !held->closing) {
+    const Held::Use use(*held);
     const std::shared_ptr<Store> store = held->store;
     Result<CheckReport> report = co_await store->check(repair);
     co_return report;
@@ -339,6 +343,7 @@ Task<Result<CheckReport>> LvolManager::check(std::string target, bool repair) {
   CO_TRY(device);
   for (const auto& held : stores_)
     if (held->disk == *device) {
+      const Held::Use use(*held);
       const std::shared_ptr<Store> store = held->store;
       Result<CheckReport> report = co_await store->check(repair);
       co_return report;

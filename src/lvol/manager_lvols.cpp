@@ -96,6 +96,7 @@ Result<LvolInfo> LvolManager::list_new(Held& held, const std::shared_ptr<Blob>& 
 Task<Result<LvolInfo>> LvolManager::create_lvol(CreateLvol options) {
   const Result<Held*> held = need_store(options.store);
   CO_TRY(held);
+  const Held::Use use(**held);
   const std::shared_ptr<Store> store = (*held)->store;
   if (options.uuid.is_nil()) options.uuid = random_.uuid();
   CO_TRY(check_new_lvol(*store, options.name, options.uuid));
@@ -116,6 +117,7 @@ Task<Result<LvolInfo>> LvolManager::create_lvol(CreateLvol options) {
 Task<Result<LvolInfo>> LvolManager::snapshot(std::string name, std::string snapshot_name, Uuid uuid) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   const std::shared_ptr<Store> store = found->held->store;
   if (uuid.is_nil()) uuid = random_.uuid();
   CO_TRY(check_new_lvol(*store, snapshot_name, uuid));
@@ -128,6 +130,7 @@ Task<Result<LvolInfo>> LvolManager::snapshot(std::string name, std::string snaps
 Task<Result<LvolInfo>> LvolManager::clone(std::string snapshot_name, std::string clone_name, Uuid uuid) {
   const Result<Found> found = find_sound_lvol(snapshot_name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   const std::shared_ptr<Store> store = found->held->store;
   if (uuid.is_nil()) uuid = random_.uuid();
   CO_TRY(check_new_lvol(*store, clone_name, uuid));
@@ -154,6 +157,7 @@ Task<Result<LvolInfo>> LvolManager::clone_bdev(std::string bdev, std::string sto
                                                Uuid uuid) {
   const Result<Held*> held = need_store(store_name);
   CO_TRY(held);
+  const Held::Use use(**held);
   const std::shared_ptr<Store> store = (*held)->store;
   const Result<std::shared_ptr<Device>> device = registry_.find(bdev);
   CO_TRY(device);
@@ -192,6 +196,7 @@ Task<Result<void>> LvolManager::delete_lvol(std::string name) {
   const std::shared_ptr<Store> store = held.store;
   const std::shared_ptr<Blob> blob = found->blob;
   if (held.closing) co_return Error(Errc::busy, fmt::format("lvol store '{}' is being closed", store->name()));
+  const Held::Use use(held);
   if (blob->clones.size() > 1)
     co_return Error(Errc::busy, fmt::format("lvol '{}' has {} clones: delete or inflate all but one of them", name,
                                             blob->clones.size()));
@@ -215,6 +220,7 @@ Task<Result<void>> LvolManager::delete_lvol(std::string name) {
 Task<Result<void>> LvolManager::rename_lvol(std::string name, std::string new_name) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   CO_TRY(check_name(new_name, "lvol"));
   const std::shared_ptr<Store> store = found->held->store;
   const std::shared_ptr<Blob> blob = found->blob;
@@ -233,6 +239,7 @@ Task<Result<void>> LvolManager::rename_lvol(std::string name, std::string new_na
 Task<Result<void>> LvolManager::resize_lvol(std::string name, uint64_t size_bytes) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   if (size_bytes == 0) co_return Error(Errc::invalid_argument, fmt::format("lvol '{}': the new size is 0", name));
   const std::shared_ptr<Store> store = found->held->store;
   Result<void> resized = co_await store->resize_blob(found->blob, clusters_for(*store, size_bytes));
@@ -242,6 +249,7 @@ Task<Result<void>> LvolManager::resize_lvol(std::string name, uint64_t size_byte
 Task<Result<void>> LvolManager::inflate(std::string name) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   Result<void> done = co_await found->held->store->inflate(found->blob, false);
   drop_unused_outside();
   co_return done;
@@ -250,6 +258,7 @@ Task<Result<void>> LvolManager::inflate(std::string name) {
 Task<Result<void>> LvolManager::decouple_parent(std::string name) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   Result<void> done = co_await found->held->store->inflate(found->blob, true);
   drop_unused_outside();
   co_return done;
@@ -258,6 +267,7 @@ Task<Result<void>> LvolManager::decouple_parent(std::string name) {
 Task<Result<void>> LvolManager::set_parent(std::string name, std::string snapshot_name) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   const Result<Found> parent = find_sound_lvol(snapshot_name);
   CO_TRY(parent);
   if (found->held != parent->held)
@@ -271,6 +281,7 @@ Task<Result<void>> LvolManager::set_parent(std::string name, std::string snapsho
 Task<Result<void>> LvolManager::set_parent_bdev(std::string name, std::string bdev) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   const Result<std::shared_ptr<Device>> device = registry_.find(bdev);
   CO_TRY(device);
   const Uuid uuid = (*device)->info().uuid;
@@ -287,6 +298,7 @@ Task<Result<void>> LvolManager::set_parent_bdev(std::string name, std::string bd
 Task<Result<void>> LvolManager::set_read_only(std::string name) {
   const Result<Found> found = find_sound_lvol(name);
   CO_TRY(found);
+  const Held::Use use(*found->held);
   Result<void> done = co_await found->held->store->set_read_only(found->blob);
   co_return done;
 }

@@ -19,10 +19,23 @@ struct LvolManager::Held final : DeviceWatcher {
   }
   void on_removed(Device& device) override;
 
+  // While it lives, the store is not closed: held by every operation that waits for something.
+  class Use {
+   public:
+    explicit Use(Held& held) : held_(held) { ++held_.users; }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    ~Use() { --held_.users; }
+
+   private:
+    Held& held_;
+  };
+
   LvolManager& manager;
   std::shared_ptr<Store> store;
   std::shared_ptr<Device> disk;
   bool closing = false;
+  unsigned users = 0;
   // Which thresholds the free space is below.
   std::array<bool, std::size(kThresholdsPercent)> below{};
 };

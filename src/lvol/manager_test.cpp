@@ -118,6 +118,26 @@ TEST_F(ManagerTest, AStoreIsFoundAgainWhenItsDiskAppears) {
   EXPECT_EQ(manager.lvol("lvs/a")->uuid, info.uuid);
 }
 
+TEST_F(ManagerTest, AStoreIsClosedAfterWhatIsUnderWay) {
+  create_store();
+  ASSERT_TRUE(create("a"));
+  CreateLvol wanted;
+  wanted.store = "lvs";
+  wanted.name = "b";
+  wanted.size_bytes = kMiB;
+  bool created = false, snapped = false, unloaded = false;
+  spawn<Result<LvolInfo>>(manager.create_lvol(wanted), [&](Result<LvolInfo> made) { created = made.has_value(); });
+  spawn<Result<LvolInfo>>(manager.snapshot("lvs/a", "s"), [&](Result<LvolInfo> made) { snapped = made.has_value(); });
+  spawn<Result<void>>(manager.unload_store("lvs"), [&](Result<void> gone) {
+    EXPECT_TRUE(created && snapped);
+    unloaded = gone.has_value();
+  });
+  EXPECT_EQ(code_of(create("c")), Errc::busy);
+  EXPECT_TRUE(world.run_until([&] { return unloaded; }));
+  ASSERT_TRUE(world.run(manager.load_store("disk")));
+  EXPECT_EQ(manager.lvols("lvs")->size(), 3u);
+}
+
 TEST_F(ManagerTest, ADeletedStoreIsGone) {
   create_store();
   ASSERT_TRUE(create("a"));
