@@ -32,6 +32,7 @@ Store::Store(Reactor& main, std::shared_ptr<Device> disk, std::unique_ptr<Channe
   scanned_ = loaded.scanned;
   space_.pages = std::move(loaded.pages);
   space_.clusters = std::move(loaded.clusters);
+  keep_place_of_super_blob(loaded.blobs);
   if (loaded.masks_read) {
     // Whatever the masks hold back stays so: a check says what it is.
     for (uint32_t i = 0; i < space_.pages.size(); ++i)

@@ -133,6 +133,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   void free_leaked(CheckReport& report, const Bitmap& pages, const Bitmap& clusters, bool repair);
   void build_blobs(std::vector<LoadedBlob>& loaded);
   BlobPtr build_blob(LoadedBlob& loaded);
+  void keep_place_of_super_blob(const std::vector<LoadedBlob>& loaded);
   void build_super_blob(Blob& blob);
   void build_parents();
   Task<Result<void>> finish_load(std::vector<uint32_t> erase, std::vector<uint64_t> rewrite, bool mend_super);

@@ -1,6 +1,8 @@
 // From what was loaded to lvols in memory, and what they say of themselves.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/endian.h"
 #include "base/log.h"
 #include "lvol/names.h"
@@ -43,6 +45,21 @@ Store::BlobPtr Store::build_blob(LoadedBlob& loaded) {
       if (extent.clusters[i] != 0) blob->map.publish(first + i, extent.clusters[i]);
   }
   return blob;
+}
+
+// SPDK has been seen to write another page over that of the super blob. Nobody else gets the page, so that a rename can
+// make it anew.
+void Store::keep_place_of_super_blob(const std::vector<LoadedBlob>& loaded) {
+  const uint64_t id = journal_.super().super_blob;
+  if (!bs::is_blob_id(id, journal_.super().md_len)) return;
+  const uint32_t page = bs::page_of_blob_id(id);
+  const auto is_it = [&](const LoadedBlob& blob) { return blob.record.id == id; };
+  if (std::any_of(loaded.begin(), loaded.end(), is_it) || space_.pages.test(page)) return;
+  space_.pages.set(page);
+  super_blob_ = std::make_shared<Blob>();
+  super_blob_->id = id;
+  super_blob_->damage = "its first page is the start of no blob";
+  super_blob_->damaged_pages = {page};
 }
 
 void Store::build_super_blob(Blob& blob) {

@@ -293,6 +293,30 @@ class Damage(LvolCase):
         for name, seed in (("first", 5), ("last", 4), ("more", 9)):
             self.assertEqual(self.read(f"lvs/{name}", 0, MIB), pattern(seed, MIB))
 
+    def test_a_store_that_lost_its_own_page_serves_its_lvols_and_is_named_again(self):
+        for end in (self.stop, self.crash):
+            self.store()
+            self.create("a", 4)
+            self.write("lvs/a", 0, pattern(1, MIB))
+            end()
+            self.change(self.page_with("namelvs"), bytes(PAGE))
+            self.begin()
+            self.disk()
+            [store] = self.rpc.bdev_lvol_get_lvstores()
+            self.assertEqual(store["name"], "unnamed_disk")
+            self.assertEqual(self.read("unnamed_disk/a", 0, MIB), pattern(1, MIB))
+            self.create("b", 1, store="unnamed_disk")
+            self.assertTrue(self.rpc.bdev_lvol_rename_lvstore(old_name="unnamed_disk", new_name="again"))
+            self.sound("again")
+            self.crash()
+            self.begin()
+            self.disk()
+            self.assertEqual(self.store_info("again")["uuid"], store["uuid"])
+            self.assertEqual(self.names("again"), ["a", "b"])
+            self.assertEqual(self.read("again/a", 0, MIB), pattern(1, MIB))
+            self.rpc.bdev_aio_delete(name="disk")
+            os.unlink(self.path("disk"))
+
     def test_a_check_mends_what_is_safe_to_mend(self):
         self.fails(-19, NO_DEVICE, "diskengine_lvol_check", store="none")
         self.disk("blank", mib=16)
