@@ -93,7 +93,7 @@ Result<std::vector<BdevView>> DataPlane::bdevs() {
 Result<TargetView> DataPlane::observe_target() {
   TargetView view;
   // A disk that is still being looked at would seem to have no store.
-  TRY(change("bdev_wait_for_examine", {}));
+  TRY(call("bdev_wait_for_examine", nullptr));  // SPDK refuses even empty parameters
   TRY_ASSIGN(view.bdevs, bdevs());
   TRY_ASSIGN(const json::value stores, call("bdev_lvol_get_lvstores", nullptr));
   for_each(&stores, [&](const json::value& store) {
