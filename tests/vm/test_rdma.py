@@ -56,7 +56,8 @@ class Rdma(TestCase):
         ports = {name: self.free_port() for name in names}
         self.guest = rdma.make_rdma_guest(self, ports.values(), modules, programs).start()
         print(f"booted in {self.guest.boot_s:.1f} s")
-        cores = [f"0x{1 << number:x}" for number in range(len(names))]
+        # A data plane alone has both processors: its connections are spread over two reactors.
+        cores = [f"0x{1 << number:x}" for number in range(len(names))] if len(names) > 1 else ["0x3"]
         self.ports = ports
         return [
             rdma.GuestDataPlane(self, self.guest, name, ports[name], core)
@@ -76,11 +77,11 @@ class Rdma(TestCase):
         connect(guest, rdma.NVME_PORT)
         print("Linux on ours, 4 KiB at depth 16:", *verify(guest, "--bs=4k --size=8M --iodepth=16"))
         verify(guest, "--bsrange=512-1M --size=16M --iodepth=8")
-        (group,) = io.rpc.nvmf_get_stats()["poll_groups"]
-        (transport,) = group["transports"]
-        (device,) = transport["devices"]
-        self.assertEqual((device["name"], transport["protocol_errors"]), ("rxe0", 0))
-        self.assertGreater(device["requests"], 1000)
+        for group in io.rpc.nvmf_get_stats()["poll_groups"]:
+            (transport,) = group["transports"]
+            (device,) = transport["devices"]
+            self.assertEqual((device["name"], transport["protocol_errors"]), ("rxe0", 0))
+            self.assertGreater(device["requests"], 20)
         guest.run(f"/bin/nvme disconnect -n {NQN}")
         wait_until(lambda: io.rpc.nvmf_subsystem_get_controllers(nqn=NQN) == [], 10, "the controller to go")
         self.assertEqual(io.stop(), 0, io.log())
@@ -107,8 +108,8 @@ class Rdma(TestCase):
         # Linux's host on our target over our host on Linux's target.
         export(io, disk, FRONT_PORT)
         connect(guest, FRONT_PORT)
-        verify(guest, "--bsrange=512-256k --size=12M --iodepth=8")
-        sums = guest.run("for d in nvme0n1 ram0; do dd if=/dev/$d bs=1M 2>/dev/null | md5sum; done").split("\n")
+        verify(guest, "--bsrange=512-256k --size=8M --iodepth=8")
+        sums = guest.run("for d in nvme0n1 ram0; do dd if=/dev/$d bs=1M count=8 2>/dev/null | md5sum; done").split("\n")
         self.assertEqual(sums[0], sums[1])
         guest.run(f"/bin/nvme disconnect -n {NQN}")
         self.assertEqual(io.stop(), 0, io.log())
@@ -148,13 +149,13 @@ class Rdma(TestCase):
         self.load_from_guest_memory(compute, disk)
         export(compute, disk, FRONT_PORT, nqn=LINUX_NQN)
         connect(guest, FRONT_PORT, LINUX_NQN)
-        writing = guest.begin(f"{FIO} --filename=/dev/nvme0n1 --rw=randwrite --bs=4k --size=8M --iodepth=16")
+        writing = guest.begin(f"{FIO} --filename=/dev/nvme0n1 --rw=randwrite --bs=4k --size=4M --iodepth=16")
         storage.kill()
         self.assertFalse(guest.done(writing))
         again = rdma.GuestDataPlane(self, guest, "storage", self.ports["storage"], "0x1")
         self.export_file(again)
         self.assertIn("err= 0", guest.finish(writing, 90))
-        sums = guest.run("for d in /dev/nvme0n1 /tmp/disk; do dd if=$d bs=1M 2>/dev/null | md5sum; done").split("\n")
+        sums = guest.run("for d in /dev/nvme0n1 /tmp/disk; do dd if=$d bs=1M count=4 2>/dev/null | md5sum; done").split("\n")
         self.assertEqual(sums[0], sums[1])
         guest.run(f"/bin/nvme disconnect -n {LINUX_NQN}")
         self.assertEqual((compute.stop(), again.stop()), (0, 0), compute.log() + again.log())
