@@ -248,9 +248,10 @@ class LvolCrash(TestCase):
                 time.sleep(self.random.uniform(0, 0.02))
         except OSError:
             pass
-        killer.join()
-        load.join()
-        host.close()
+        finally:  # also when an operation fails: its reason is what is to be seen
+            killer.join()
+            load.join()
+            host.close()
         if load.error is not None:
             raise load.error
         self.acknowledged += load.acknowledged
