@@ -393,12 +393,12 @@ void run_histories(const Shape& shape, uint64_t count) {
   }
 }
 
-TEST(LvolHistory, SmallClusters) { run_histories({}, 6); }
+TEST(LvolHistory, SmallClusters) { run_histories({}, 4); }
 TEST(LvolHistory, SeveralExtentPages) {
-  run_histories({.cluster_bytes = 4096, .clusters_max = 1300, .md_percent = 10, .volumes_max = 6}, 4);
+  run_histories({.cluster_bytes = 4096, .clusters_max = 1300, .md_percent = 10, .volumes_max = 6}, 2);
 }
 TEST(LvolHistory, LargeClusters) {
-  run_histories({.cluster_bytes = 65536, .disk_bytes = uint64_t{48} << 20, .clusters_max = 20, .md_percent = 60}, 4);
+  run_histories({.cluster_bytes = 65536, .disk_bytes = uint64_t{48} << 20, .clusters_max = 20, .md_percent = 60}, 2);
 }
 TEST(LvolHistory, AStoreThatFillsUp) {
   run_histories({.disk_bytes = uint64_t{3} << 20, .clusters_max = 60, .md_percent = 50}, 4);

@@ -14,6 +14,7 @@ from .guest import (
     GuestCommandFailed,
 )
 from .lvols import LvolCase
+from .nvme_pipeline import NvmePipeline, TargetGone
 from .nvme_tcp import Namespace, NvmeError
 from .process import DataPlane, Process, ProcessFailed, program
 from .rpc import RpcClient, RpcError
@@ -31,10 +32,12 @@ __all__ = [
     "LvolCase",
     "Namespace",
     "NvmeError",
+    "NvmePipeline",
     "Process",
     "ProcessFailed",
     "RpcClient",
     "RpcError",
+    "TargetGone",
     "TestCase",
     "linux_nvme",
     "program",
