@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/log.h"
+#include "raid/mutation.h"
 #include "raid/volume.h"
 
 namespace diskengine::raid {
@@ -37,6 +38,7 @@ bool DirtyLog::grow(uint64_t size_blocks) {
 void DirtyLog::mark(uint64_t region) {
   if (marked_.test(region)) return;
   marked_.set(region);
+  if constexpr (mutated(Mutation::dropped_dirty_bit)) return;
   page_changed_[region / spec::kRaidDirtyLogRegionsPerPage] = true;
 }
 
@@ -202,6 +204,7 @@ void DirtyLog::take_out_wanted(RegionBits& idle) const {
 }
 
 Task<bool> DirtyLog::flush_legs() {
+  if constexpr (mutated(Mutation::skipped_flush)) co_return true;
   for (const auto& slot : volume_.slots()) {
     if (!volume_.keeps_log(*slot)) continue;
     const IoStatus status = co_await control_io(*slot->control, Op::flush, 0, {}, false);

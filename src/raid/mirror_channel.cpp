@@ -3,6 +3,8 @@
 #include <bit>
 #include <cerrno>
 
+#include "raid/mutation.h"
+
 namespace diskengine::raid {
 namespace {
 
@@ -212,6 +214,7 @@ LegMask MirrorChannel::targets_of(const Request& request) const noexcept {
 
 // Whether no other channel's write is before it in any granule. If one is, the order's go_on() comes.
 bool MirrorChannel::take_order(const Request& request, Io& io) noexcept {
+  if constexpr (mutated(Mutation::unordered_writes)) return true;
   const uint64_t first = granule_of(request.lba);
   const uint64_t count = WriteOrder::slots_of(first, granule_of(request.lba + request.blocks - 1));
   const uint32_t number = Board::number_of(*this);
@@ -304,6 +307,13 @@ void MirrorChannel::settle(Request& request) noexcept {
     board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = io.error});
     conclude(request, io.error);
     return;
+  }
+  if constexpr (mutated(Mutation::ack_before_exclude)) {
+    if (io.ok != 0) {
+      for_each_tag(io.failed, [&](unsigned tag) { report(tag, request.op, io.error); });
+      conclude(request, IoStatus::success());
+      return;
+    }
   }
   park(request);
 }
