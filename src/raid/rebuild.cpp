@@ -77,7 +77,6 @@ Task<Result<void>> Rebuild::run() {
       volume_.dirty_log().to_copy().add(volume_.dirty_log().marked());
     }
     restart_ = false;
-    progress_.start(volume_.main().now_ns(), blocks_to_copy());
     Result<void> copied = co_await copy_all();
     CO_TRY(copied);
     if (restart_) continue;
@@ -93,6 +92,11 @@ Task<Result<void>> Rebuild::copy_all() {
   // A leg that had everything but the marked regions gets every write from now on; a new one what was copied already.
   volume_.set_copied_until(target_.copied_in_full ? 0 : UINT64_MAX);
   co_await volume_.sync();
+  // What was marked before every channel sent it all writes, it may have missed.
+  DirtyLog& log = volume_.dirty_log();
+  if (!target_.copied_in_full) log.to_copy().add(log.marked());
+  target_.gets_writes = true;
+  progress_.start(volume_.main().now_ns(), blocks_to_copy());
   Window window = next_window(0);
   while (window.end != 0 && !restart_) {
     const uint64_t since_ns = volume_.main().now_ns();

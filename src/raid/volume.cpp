@@ -403,6 +403,7 @@ Task<void> Volume::run_rebuild(Slot& slot) {
     slot.role = SlotRole::rebuilding;
     ++operational_;
   }
+  slot.gets_writes = false;
   slot.reason = "it is being copied to";
   rebuild_ = std::make_unique<Rebuild>(*this, slot);
   Result<void> copied;

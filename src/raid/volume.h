@@ -78,6 +78,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     std::string reason;             // why the slot is not in sync, for people
     bool unsynced = false;          // in sync but for what is still to be copied to it: written to, not read from
     bool copied_in_full = false;    // by the rebuild under way, not only where the log says so
+    bool gets_writes = false;       // by the rebuild under way: every channel sends it what it has to have
     uint64_t found_sequence = 0;    // of the superblock that its leg brought along; 0: none of this volume
     bool found_configured = false;  // that superblock calls the leg in sync
     uint64_t left_sequence = 0;     // of the first superblock that calls the leg in `recorded_uuid` out

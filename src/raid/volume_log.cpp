@@ -18,7 +18,7 @@ bool Volume::keeps_log(const Slot& slot) const noexcept {
 // Every slot has a leg that gets every write, and at most one of them has still something to be copied to it.
 bool Volume::legs_are_well() const noexcept {
   return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
-    const bool copied_to = rebuild_ != nullptr && &rebuild_->target() == slot.get();
+    const bool copied_to = rebuild_ != nullptr && &rebuild_->target() == slot.get() && slot->gets_writes;
     return slot->present() && !slot->excluding && (copied_to || (slot->role == SlotRole::in_sync && !slot->unsynced));
   });
 }
