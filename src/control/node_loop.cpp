@@ -48,7 +48,7 @@ LoopContext NodeLoop::context() {
 Result<int> NodeLoop::run() {
   int total = 0;
   for (int i = 0; i < kMaxPassesPerRun; ++i) {
-    const Result<int> steps = pass();
+    Result<int> steps = pass();
     if (!steps && !data_plane_.failed_with(steps.error())) return steps;  // the database's trouble
     TRY(record_volume_statuses());
     if (!steps) {

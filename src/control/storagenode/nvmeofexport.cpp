@@ -117,7 +117,7 @@ ExportPlan plan_export(const ExportWish& wish, const TargetView& view) {
   for (const NamespaceView& ns : subsystem->namespaces)
     if (ns.bdev_name != wish.bdev_name) return step(ExportStep::remove_namespace, ns.nsid);
   if (subsystem->namespaces.empty()) return step(ExportStep::add_namespace);
-  const ExportPlan hosts = plan_hosts(wish, *subsystem);
+  ExportPlan hosts = plan_hosts(wish, *subsystem);
   if (hosts.step != ExportStep::none) return hosts;
   // Last, so that a host that reconnects finds its namespace and itself admitted.
   if (!listens(*subsystem, wish)) return step(ExportStep::add_listener);
