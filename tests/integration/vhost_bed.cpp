@@ -32,6 +32,11 @@ class HoldDisk::HoldChannel final : public Channel, private Deferred {
     if (!waiting_.empty()) again_.arm(reactor(), 1'000'000);
   }
   void execute(Request& request) noexcept {
+    apply(request);
+    finish(request, IoStatus::success());
+  }
+  void apply(const Request& request) noexcept {
+    const std::lock_guard lock(disk_.copying);
     uint8_t* at = disk_.bytes.data() + request.lba * disk_.info().block_size;
     if (request.op == Op::write && request.fua) ++disk_.fua_writes;
     if (request.op == Op::unmap || request.op == Op::write_zeroes)
@@ -41,7 +46,6 @@ class HoldDisk::HoldChannel final : public Channel, private Deferred {
       if (request.op == Op::read) std::memcpy(piece.iov_base, at, piece.iov_len);
       at += piece.iov_len;
     }
-    finish(request, IoStatus::success());
   }
   HoldDisk& disk_;
   List<Request> waiting_;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,6 +30,7 @@ class HoldDisk final : public Device {
   void resize(uint64_t blocks) { set_size_blocks(blocks); }
 
   std::vector<uint8_t> bytes;
+  std::mutex copying;             // by several reactors
   std::atomic<bool> hold{false};  // new requests wait
   std::atomic<int> held{0};       // how many do
   std::atomic<int> fua_writes{0};
