@@ -30,7 +30,7 @@ class PayloadPool {
     size_t bytes;
     unsigned count;
   };
-  static constexpr std::array<SizeClass, 3> kClasses = {{{4096, 512}, {64 * 1024, 64}, {1024 * 1024, 4}}};
+  static constexpr std::array<SizeClass, 3> kClasses = {{{4096, 512}, {128 * 1024, 64}, {1024 * 1024, 8}}};
   static constexpr unsigned kLongMax = 4;  // payloads longer than the largest class at a time
 
   PayloadPool() {
@@ -57,7 +57,7 @@ class PayloadPool {
  private:
   static constexpr unsigned kLong = kClasses.size();
   static constexpr unsigned kNone = kLong + 1;
-  static constexpr size_t kCount = 512 + 64 + 4 + kLongMax;
+  static constexpr size_t kCount = 512 + 64 + 8 + kLongMax;
 
   void put(Payload& payload, unsigned size_class, uint8_t* data) noexcept {
     payload.size_class = size_class;
