@@ -112,6 +112,20 @@ void Volume::expect_from(const spec::RaidSuperblock& superblock) {
   }
 }
 
+void Volume::expect_only(const spec::RaidSuperblock& superblock, const std::vector<Uuid>& legs, uint64_t sequence) {
+  expect_from(superblock);
+  sequence_ = sequence;
+  for (const auto& slot : slots_) {
+    if (slot->role != SlotRole::expected || std::find(legs.begin(), legs.end(), slot->uuid) != legs.end()) continue;
+    slot->role = SlotRole::empty;
+    slot->uuid = {};
+    slot->recorded = spec::RaidBaseState::missing;
+    slot->left_sequence = sequence + 1;
+    slot->reason = "it was not named when the volume was put together";
+    --operational_;
+  }
+}
+
 // --- Legs come and go
 // --------------------------------------------------------------------------------------------------
 
@@ -158,7 +172,8 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
   slot.excluding = slot.confirmed = slot.unsynced = false;
-  slot.found_sequence = 0;
+  slot.found_sequence = slot.found_epoch = 0;
+  slot.found_configured = slot.found_damaged = false;
   slot.name = info.name;
   slot.uuid = info.uuid;
   slot.data_offset = offset;
@@ -348,6 +363,7 @@ Task<Result<void>> Volume::go_online_if_complete() {
   const std::shared_ptr<Volume> self = shared_from_this();
   const auto complete = [this] { return operational_ > 0 && count_present() == operational_ && !deleting_; };
   if (state_ != VolumeState::configuring || going_online_ || !complete()) co_return Result<void>{};
+  if (waits_for_assembly()) co_return Result<void>{};
   CO_TRY(choose_size());
   going_online_ = true;
   Result<void> outcome;
