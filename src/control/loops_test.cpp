@@ -1,8 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "control/baremetal/raid_watcher.h"
 #include "control/naming.h"
 #include "control/node_loop.h"
 #include "control/storagenode/disk_init.h"
@@ -17,6 +20,15 @@ void PrintTo(const Status& status, std::ostream* out) { *out << status.state << 
 namespace {
 
 constexpr int64_t kSize = 1 << 20;
+
+// For threads that wait in real time.
+class RealPauses final : public Environment {
+ public:
+  int64_t unix_ms() const override { return 0; }
+  int64_t monotonic_ms() const override { return 0; }
+  uint64_t random() override { return 0; }
+  void pause_ms(int64_t ms) override { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+};
 
 // Two storage nodes and a compute node over fake data planes; loops are run by hand, time moves by hand.
 class LoopsTest : public ::testing::Test {
@@ -323,6 +335,118 @@ TEST_F(LoopsTest, a_lost_replica_leaves_in_sync_and_comes_back_by_rebuild) {
   EXPECT_EQ(attachment().status, (Status{"ready", ""}));
   EXPECT_EQ(attachment().rebuild_percent, -1);
   EXPECT_EQ(volume().in_sync, both);
+}
+
+TEST_F(LoopsTest, a_mirror_is_held_by_its_epoch_before_a_guest_can_reach_it) {
+  make_ready();
+  const std::vector<std::string> order = c1().changes();
+  const auto at = [&](const std::string& change) {
+    return std::find(order.begin(), order.end(), change) - order.begin();
+  };
+  const std::string raid = raid_bdev_name(volume_);
+  EXPECT_LT(at("bdev_raid_create " + raid), at("diskengine_raid_set_epoch " + raid));
+  EXPECT_LT(at("diskengine_raid_set_epoch " + raid),
+            at("vhost_create_blk_controller " + vhost_controller_name(attachment_)));
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("\"epoch\":1"), std::string::npos);
+  EXPECT_TRUE(graph().node(compute_)->holds_writes);
+}
+
+// No watcher runs here: the event is missed, and the loops' next pass finds what the mirror waits for.
+TEST_F(LoopsTest, a_missed_exclusion_is_found_recorded_and_then_confirmed) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s2().stop();
+  c1().drop_lost_legs();
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos) << "its writes are held";
+  c1().forget_changes();
+  run(1);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  const std::string raid = raid_bdev_name(volume_);
+  EXPECT_EQ(c1().changes(), std::vector<std::string>{"diskengine_raid_confirm_exclusion " + raid});
+  EXPECT_EQ(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+}
+
+TEST_F(LoopsTest, a_watcher_settles_an_exclusion_as_soon_as_it_is_wanted) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  std::atomic<int> settled{0};
+  std::atomic<bool> is_over{false};
+  RealPauses pauses;
+  RaidWatcher watcher(*store_, pauses, socket(2), [&] { ++settled; });
+  std::thread watching([&] { watcher.run(is_over); });
+  s2().stop();
+  c1().drop_lost_legs();
+  for (int i = 0; i < 500 && settled == 0; ++i) pauses.pause_ms(10);
+  EXPECT_EQ(settled, 1);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  // The data plane starts again, with ids that begin anew; the watcher finds it.
+  c1().stop();
+  s2().start();
+  c1().start();
+  run(3);
+  c1().rebuild_to(100);
+  run(1);
+  ASSERT_EQ(volume().in_sync, both);
+  s1().stop();
+  c1().drop_lost_legs();
+  for (int i = 0; i < 500 && settled == 1; ++i) pauses.pause_ms(10);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[1]});
+  is_over = true;
+  watching.join();
+}
+
+TEST_F(LoopsTest, while_the_database_is_away_an_exclusion_waits_and_is_settled_when_it_is_back) {
+  make_ready();
+  s2().stop();
+  c1().drop_lost_legs();
+  auto blocking = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*blocking)->script("ALTER TABLE volumes RENAME TO volumes_away"));
+  RaidWatcher watcher(*store_, environment_, socket(2), [] {});
+  EXPECT_EQ(watcher.round().value(), false);
+  EXPECT_EQ(watcher.round().value(), false) << "it looks again although no event comes";
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+  ASSERT_TRUE((*blocking)->script("ALTER TABLE volumes_away RENAME TO volumes"));
+  EXPECT_EQ(watcher.round().value(), true);
+  EXPECT_EQ(volume().in_sync.size(), 1u);
+  EXPECT_EQ(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+}
+
+// It waits for an exclusion while its volume goes to somebody else: the writes that it holds are never acknowledged.
+TEST_F(LoopsTest, a_mirror_whose_epoch_is_over_is_fenced_and_not_confirmed) {
+  make_ready();
+  s2().stop();
+  c1().drop_lost_legs();
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
+  const std::vector<int64_t> both = volume().in_sync;
+  RaidWatcher watcher(*store_, environment_, socket(2), [] {});
+  c1().forget_changes();
+  EXPECT_TRUE(watcher.round().value());
+  EXPECT_EQ(c1().changes(), std::vector<std::string>{"diskengine_raid_fence " + raid_bdev_name(volume_)});
+  EXPECT_EQ(volume().in_sync, both);
+}
+
+TEST_F(LoopsTest, a_mirror_is_fenced_before_it_is_taken_from_under_its_guest) {
+  make_ready();
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
+  c1().forget_changes();
+  run();
+  const std::vector<std::string> order = c1().changes();
+  ASSERT_GE(order.size(), 3u);
+  EXPECT_EQ(order[0], "diskengine_raid_fence " + raid_bdev_name(volume_));
+  EXPECT_EQ(order[1], "vhost_delete_controller " + vhost_controller_name(attachment_));
+}
+
+TEST_F(LoopsTest, a_data_plane_that_holds_no_writes_works_as_before_and_is_known_for_it) {
+  c1().lack("diskengine_raid_set_epoch");
+  make_ready();
+  EXPECT_FALSE(graph().node(compute_)->holds_writes);
+  s2().stop();
+  c1().drop_lost_legs();
+  run(1);
+  EXPECT_EQ(attachment().status.state, "degraded");
+  EXPECT_EQ(volume().in_sync.size(), 1u);
 }
 
 // The stale leg must come back by rebuild although the mirror itself has forgotten who was in it.

@@ -47,7 +47,8 @@ struct Node {
   int64_t port = 0;
   std::string vhost_dir;  // compute node: the data plane's socket directory (-S)
   Status status;
-  int64_t seen_ms = 0;  // unix time the data plane last answered
+  int64_t seen_ms = 0;        // unix time the data plane last answered
+  bool holds_writes = false;  // compute node: its data plane holds writes until an exclusion is on record
 };
 
 struct Disk {
@@ -68,6 +69,7 @@ struct Volume {
   int64_t epoch = 0;             // counts attachments: each gets the next one
   int64_t writer = 0;            // volume_vm_mapping id of the attachment that may write, or 0
   std::vector<int64_t> in_sync;  // volume_lvol_mapping ids whose data is current
+  int64_t in_sync_version = 0;   // counts the decisions about in_sync; each is made on the one before
   bool wanted = true;            // false: to be deleted
   Status status;
 };

@@ -30,6 +30,7 @@ class NodeLoop {
   Result<int> compute_pass();
   Result<int> attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
   Result<int> detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
+  Result<void> record_abilities(const Graph& graph, const Abilities& abilities);
   Result<void> record_node_answers();
   Result<void> record_node_down(const Error& error);
   Result<void> record_volume_statuses();

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "control/baremetal/raid_watcher.h"
 #include "control/node_loop.h"
 
 namespace diskengine::control {
@@ -18,6 +19,12 @@ struct Worker {
   std::string rpc_socket;
   std::atomic<bool> stopping{false};
   std::thread thread;
+  std::thread watcher;  // of a compute node's RAID events
+
+  void join() {
+    thread.join();
+    if (watcher.joinable()) watcher.join();
+  }
 };
 
 }  // namespace
@@ -97,11 +104,15 @@ void Supervisor::State::take_up_nodes() {
     if (worker != nullptr) {
       worker->stopping = true;
       wake.notify_all();
-      worker->thread.join();
+      worker->join();
     }
     worker = std::make_unique<Worker>();
     worker->rpc_socket = node.rpc_socket;
     worker->thread = std::thread([this, node, raw = worker.get()] { run_worker(node, raw); });
+    if (node.role != kRoleCompute) continue;
+    worker->watcher = std::thread([this, node, raw = worker.get()] {
+      RaidWatcher(store, environment, node.rpc_socket, [this] { poke(); }).run(raw->stopping);
+    });
   }
 }
 
@@ -109,7 +120,8 @@ void Supervisor::State::manage() {
   uint64_t seen_pokes = 0;
   do take_up_nodes();
   while (wait(&seen_pokes, nullptr));
-  for (auto& [id, worker] : workers) worker->thread.join();
+  for (auto& [id, worker] : workers) worker->stopping = true;
+  for (auto& [id, worker] : workers) worker->join();
   workers.clear();
 }
 

@@ -75,6 +75,15 @@ json::object encode(const Graph& graph, const VolumeVmMapping& attachment) {
                       {"raid", raid_bdev_name(attachment.volume_id)},
                       {"host_nqn", host_nqn(attachment.id, attachment.epoch)},
                       {"epoch", attachment.epoch}};
+  const Node* node = graph.node(attachment.node_id);
+  const bool is_protected = node != nullptr && node->holds_writes;
+  object["protection"] = is_protected ? "full" : "limited";
+  object["protection_reason"] =
+      is_protected ? std::string()
+                   : fmt::format(
+                         "the data plane of {} does not hold writes until a failed replica's exclusion is on "
+                         "record: if it ends at that moment, acknowledged writes can be lost",
+                         name_or_empty(node));
   object["rebuild_percent"] =
       attachment.rebuild_percent < 0 ? json::value(nullptr) : json::value(attachment.rebuild_percent);
   add_status(&object, attachment.status);

@@ -25,6 +25,7 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
   wish.volume_epoch = volume->epoch;
   wish.lost_epoch = volume->epoch != attachment.epoch || volume->writer != attachment.id;
   wish.in_sync = volume->in_sync;
+  wish.in_sync_version = volume->in_sync_version;
   wish.host_nqn = host_nqn(attachment.id, attachment.epoch);
   wish.raid_name = raid_bdev_name(volume->id);
   wish.vhost_name = vhost_controller_name(attachment.id);

@@ -39,6 +39,7 @@ struct AttachmentWish {
   int64_t block_size = 512;
   int64_t epoch = 0;
   std::vector<int64_t> in_sync;
+  int64_t in_sync_version = 0;
   std::string host_nqn;
   std::string raid_name;
   std::string vhost_name;

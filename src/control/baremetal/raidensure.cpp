@@ -32,6 +32,7 @@ std::string idle_stand_in(const AttachmentWish& wish, const ComputeView& view, c
 RaidPlan plan_removal(const AttachmentWish& wish, const ComputeView& view) {
   const RaidView* raid = view.raid(wish.raid_name);
   if (raid != nullptr) {
+    if (must_be_fenced(wish, *raid)) return step_plan(RaidStep::fence);
     if (view.vhost(wish.vhost_name) != nullptr)
       return wait_plan(state::kDeleting, fmt::format("waiting for {} to go", wish.vhost_name));
     return step_plan(RaidStep::delete_raid);
@@ -42,14 +43,24 @@ RaidPlan plan_removal(const AttachmentWish& wish, const ComputeView& view) {
 }
 
 RaidPlan plan_existing(const AttachmentWish& wish, const ComputeView& view, const RaidView& raid) {
-  // A mirror that lost all its legs, or one whose leg went away while it was put together, does not heal: make it anew.
-  if (raid.state != "online") return step_plan(RaidStep::delete_raid);
+  if (raid.epoch > wish.epoch)
+    return wait_plan(
+        state::kFailed,
+        fmt::format("{} is held by epoch {}, the database has {}: it has lost what was in it, and nothing is "
+                    "done with this volume before it is restored",
+                    wish.raid_name, raid.epoch, wish.epoch));
+  // A mirror that lost all its legs, or one whose leg went away while it was put together, does not heal, nor does one
+  // that was fenced, or stands under an earlier epoch: make it anew.
+  const bool is_over = raid.is_fenced || (raid.epoch != 0 && raid.epoch != wish.epoch);
+  if (raid.state != "online" || is_over) return step_plan(RaidStep::delete_raid);
   for (const LegWish& leg : wish.legs) {
     const std::string name = stand_in_name(wish.volume_id, leg.slot);
     if (raid.leg(name) != nullptr) return step_plan(RaidStep::remove_stand_in, name);
   }
   const std::string left_over = idle_stand_in(wish, view, &raid);
   if (!left_over.empty()) return step_plan(RaidStep::delete_stand_in, left_over);
+  const bool is_held = raid.epoch == wish.epoch && raid.is_confirmed;
+  if (view.abilities.holds_writes && !is_held) return step_plan(RaidStep::set_epoch);
   RaidPlan plan;
   plan.online = true;
   return plan;
@@ -86,10 +97,17 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
   DataPlane& data_plane = context.data_plane;
   switch (plan.step) {
     case RaidStep::exclude_missing: {
-      TRY(context.store.change_in_sync(
-          {.volume_id = wish.volume_id, .epoch = wish.epoch, .expected = wish.in_sync, .next = plan.in_sync}));
+      TRY(context.store.change_in_sync({.volume_id = wish.volume_id,
+                                        .epoch = wish.epoch,
+                                        .version = wish.in_sync_version,
+                                        .expected = wish.in_sync,
+                                        .next = plan.in_sync}));
       return {};
     }
+    case RaidStep::set_epoch:
+      return data_plane.set_raid_epoch(wish.raid_name, wish.epoch);
+    case RaidStep::fence:
+      return data_plane.fence_raid(wish.raid_name, wish.volume_epoch);
     case RaidStep::create_stand_in:
       return data_plane.create_stand_in(
           {.name = plan.bdev, .num_blocks = wish.size_bytes / wish.block_size, .block_size = wish.block_size});
@@ -113,6 +131,10 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
 }
 
 }  // namespace
+
+bool must_be_fenced(const AttachmentWish& wish, const RaidView& raid) {
+  return wish.volume_epoch > raid.epoch && raid.epoch != 0 && !raid.is_fenced;
+}
 
 RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t waited_ms, const LoopLimits& limits) {
   if (!wish.wanted) return plan_removal(wish, view);

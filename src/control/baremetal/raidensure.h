@@ -8,6 +8,10 @@
 // be created with a place free, so a stand-in bdev holds the place for a moment and is taken out before anyone reads or
 // writes.
 //
+// Where the data plane holds writes until an exclusion is on record (diskengine_raid_*), the mirror gets the
+// attachment's epoch right after it exists and before the vhost controller is made; one whose epoch is over is fenced
+// at once, before anything is taken apart.
+//
 // Runs on the thread of its node's loops.
 #pragma once
 
@@ -20,7 +24,17 @@
 
 namespace diskengine::control {
 
-enum class RaidStep { none, exclude_missing, create_stand_in, create, remove_stand_in, delete_stand_in, delete_raid };
+enum class RaidStep {
+  none,
+  exclude_missing,
+  create_stand_in,
+  create,
+  remove_stand_in,
+  delete_stand_in,
+  set_epoch,
+  fence,
+  delete_raid,
+};
 
 struct RaidPlan {
   RaidStep step = RaidStep::none;
@@ -32,6 +46,9 @@ struct RaidPlan {
 
   bool operator==(const RaidPlan&) const = default;
 };
+
+// The mirror's writer has lost the volume to a later epoch and may not know yet.
+bool must_be_fenced(const AttachmentWish& wish, const RaidView& raid);
 
 // `waited_ms`: for how long an in-sync replica has been missing.
 RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t waited_ms, const LoopLimits& limits);

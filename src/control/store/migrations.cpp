@@ -132,6 +132,13 @@ constexpr std::string_view kFencing = R"sql(
 ALTER TABLE volume_lvol_mapping ADD COLUMN fenced_epoch BIGINT NOT NULL DEFAULT 0;
 )sql";
 
+// How often a decision about in_sync was made, so that none is made on an old one; and whether a compute node's data
+// plane holds writes until an exclusion is on record.
+constexpr std::string_view kHeldWrites = R"sql(
+ALTER TABLE volumes ADD COLUMN in_sync_version BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN holds_writes BIGINT NOT NULL DEFAULT 0;
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -145,8 +152,10 @@ Result<int64_t> current_version(SqlConnection& connection) {
 }  // namespace
 
 const std::vector<Migration>& migrations() {
-  static const std::vector<Migration> all = {
-      {1, "first cut", kFirstCut}, {2, "commit receipts", kCommitReceipts}, {3, "fencing", kFencing}};
+  static const std::vector<Migration> all = {{1, "first cut", kFirstCut},
+                                             {2, "commit receipts", kCommitReceipts},
+                                             {3, "fencing", kFencing},
+                                             {4, "held writes", kHeldWrites}};
   return all;
 }
 

@@ -31,11 +31,15 @@ struct NewAttachment {
   int64_t expected_epoch = 0;  // the volume's epoch the caller decided on
 };
 
+// A decision about in_sync. `next` may be the same set: then it only ends what others decided on before.
 struct InSyncChange {
   int64_t volume_id = 0;
   int64_t epoch = 0;
+  int64_t version = 0;  // the decision this one is made on
   std::vector<int64_t> expected;
   std::vector<int64_t> next;  // never empty
+
+  bool operator==(const InSyncChange&) const = default;
 };
 
 // What a step relies on, for a last look before it is taken.
@@ -84,6 +88,7 @@ class Store {
   // True if it differed from what was recorded. A reason alone that changes (progress) makes no event.
   Result<bool> set_status(Kind kind, int64_t id, const Status& status);
   Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
+  Result<void> set_node_holds_writes(int64_t node_id, bool holds_writes);
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
   // The lvol exists, under this UUID.
   Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);
@@ -93,8 +98,8 @@ class Store {
   // changed, when the volume has another epoch by now or the replica was fenced for a later one.
   Result<bool> set_fenced(const Fence& fence);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
-  // Compare-and-set, with an event; false when the epoch or the set was no longer the expected one. True means durable.
-  // After an error nothing may be assumed: read the volume again and decide from that.
+  // Compare-and-set, with an event; false when epoch, version or set was no longer the expected one. True means
+  // durable. After an error nothing may be assumed: read the volume again and decide from that.
   Result<bool> change_in_sync(const InSyncChange& change);
   // The attachment's row, and the volume's writer if it was this one.
   Result<void> remove_attachment(int64_t attachment_id);

@@ -15,7 +15,8 @@ Node node_of_row(const SqlRow& row) {
               .port = row.integer(5),
               .vhost_dir = row.text(6),
               .status = {row.text(7), row.text(8)},
-              .seen_ms = row.integer(9)};
+              .seen_ms = row.integer(9),
+              .holds_writes = row.integer(10) != 0};
 }
 
 Disk disk_of_row(const SqlRow& row) {
@@ -36,8 +37,9 @@ Volume volume_of_row(const SqlRow& row) {
                 .epoch = row.integer(4),
                 .writer = row.integer(5),
                 .in_sync = ids_from_text(row.text(6)),
-                .wanted = row.integer(7) != 0,
-                .status = {row.text(8), row.text(9)}};
+                .in_sync_version = row.integer(7),
+                .wanted = row.integer(8) != 0,
+                .status = {row.text(9), row.text(10)}};
 }
 
 Lvol lvol_of_row(const SqlRow& row) {
@@ -117,16 +119,20 @@ Result<Graph> Store::load_graph() {
   const std::lock_guard lock(mutex_);
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::read(*connection_));
   Graph graph;
-  TRY(load(*connection_,
-           "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms FROM nodes ORDER BY id",
-           node_of_row, &graph.nodes));
+  TRY(load(
+      *connection_,
+      "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms, holds_writes FROM nodes "
+      "ORDER BY id",
+      node_of_row, &graph.nodes));
   TRY(load(*connection_,
            "SELECT id, node_id, path, uuid, block_size, capacity_bytes, state, reason FROM disks ORDER BY id",
            disk_of_row, &graph.disks));
-  TRY(load(*connection_,
-           "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, state, reason FROM volumes "
-           "ORDER BY id",
-           volume_of_row, &graph.volumes));
+  TRY(load(
+      *connection_,
+      "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, in_sync_version, wanted, state, reason FROM "
+      "volumes "
+      "ORDER BY id",
+      volume_of_row, &graph.volumes));
   TRY(load(
       *connection_,
       "SELECT id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason FROM lvols ORDER BY id",

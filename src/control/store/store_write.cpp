@@ -280,6 +280,13 @@ Result<void> Store::set_node_seen(int64_t node_id, int64_t seen_ms) {
   return {};
 }
 
+Result<void> Store::set_node_holds_writes(int64_t node_id, bool holds_writes) {
+  const std::lock_guard lock(mutex_);
+  TRY(connection_->execute("UPDATE nodes SET holds_writes = $1 WHERE id = $2",
+                           {static_cast<int64_t>(holds_writes), node_id}));
+  return {};
+}
+
 Result<void> Store::set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes) {
   const std::lock_guard lock(mutex_);
   TRY(connection_->execute("UPDATE disks SET uuid = $1, capacity_bytes = $2 WHERE id = $3",
@@ -325,14 +332,18 @@ Result<bool> Store::change_in_sync(const InSyncChange& change) {
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
   TRY_ASSIGN(const int64_t changed,
              connection_->execute(
-                 "UPDATE volumes SET in_sync = $1 WHERE id = $2 AND epoch = $3 AND in_sync = $4",
-                 {text_from_ids(change.next), change.volume_id, change.epoch, text_from_ids(change.expected)}));
+                 "UPDATE volumes SET in_sync = $1, in_sync_version = in_sync_version + 1 WHERE id = $2 AND epoch = $3 "
+                 "AND in_sync = $4 AND in_sync_version = $5",
+                 {text_from_ids(change.next), change.volume_id, change.epoch, text_from_ids(change.expected),
+                  change.version}));
   if (changed == 0) return false;
-  TRY_ASSIGN(const std::string name, object_name(Kind::volume, change.volume_id));
-  TRY(add_event(
-      Kind::volume, change.volume_id, name,
-      {text(kInSyncEvent), fmt::format("replicas {} instead of {} hold the current data, epoch {}",
-                                       text_from_ids(change.next), text_from_ids(change.expected), change.epoch)}));
+  if (change.next != change.expected) {
+    TRY_ASSIGN(const std::string name, object_name(Kind::volume, change.volume_id));
+    TRY(add_event(
+        Kind::volume, change.volume_id, name,
+        {text(kInSyncEvent), fmt::format("replicas {} instead of {} hold the current data, epoch {}",
+                                         text_from_ids(change.next), text_from_ids(change.expected), change.epoch)}));
+  }
   TRY(transaction.commit());
   return true;
 }
