@@ -49,6 +49,7 @@ struct Node {
   Status status;
   int64_t seen_ms = 0;        // unix time the data plane last answered
   bool holds_writes = false;  // compute node: its data plane holds writes until an exclusion is on record
+  bool assembles = false;     // compute node: its data plane puts mirrors with superblocks together as it is told
 };
 
 struct Disk {
@@ -61,9 +62,14 @@ struct Disk {
   Status status;
 };
 
+// What a superblock and the log beside it take at the front of every replica: fixed by SPDK's format.
+inline constexpr int64_t kSuperblockRoomBytes = 1 << 20;
+
 struct Volume {
   int64_t id = 0;
   std::string name;
+  std::string uuid;         // of its mirror, in the superblocks; empty: it was made by an older program
+  bool superblock = false;  // its replicas have superblocks: only data planes that assemble can use it
   int64_t size_bytes = 0;
   int64_t block_size = 512;
   int64_t epoch = 0;             // counts attachments: each gets the next one
@@ -72,6 +78,8 @@ struct Volume {
   int64_t in_sync_version = 0;   // counts the decisions about in_sync; each is made on the one before
   bool wanted = true;            // false: to be deleted
   Status status;
+
+  int64_t replica_bytes() const { return size_bytes + (superblock ? kSuperblockRoomBytes : 0); }
 };
 
 struct Lvol {

@@ -162,13 +162,17 @@ Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping&
 
 Result<void> NodeLoop::record_abilities(const Graph& graph, const Abilities& abilities) {
   const Node* node = graph.node(node_id_);
-  if (node == nullptr || node->holds_writes == abilities.holds_writes) return {};
+  if (node == nullptr) return {};
+  Node now = *node;
+  now.holds_writes = abilities.holds_writes;
+  now.assembles = abilities.assembles;
+  if (node->holds_writes == now.holds_writes && node->assembles == now.assembles) return {};
   if (!abilities.holds_writes)
     LOG_WARN("control",
              "node {}: its data plane has no diskengine_raid_* methods: writes that a failed replica lacks are "
              "acknowledged before that is on record",
              name_);
-  return store_.set_node_holds_writes(node_id_, abilities.holds_writes);
+  return store_.set_node_abilities(now);
 }
 
 Result<void> NodeLoop::record_node_answers() {

@@ -90,6 +90,17 @@ TEST(PlanExport, an_unwanted_export_is_deleted_and_then_withdrawn) {
   EXPECT_EQ(plan_export(wish, TargetView{}).status.state, "withdrawn");
 }
 
+TEST(PlanExport, a_replica_that_its_own_data_plane_holds_for_a_mirror_is_released_first) {
+  TargetView view = target_of("h1");
+  view.subsystems.clear();
+  view.raids.resize(1);
+  view.raids[0].name = "raid_3";
+  view.raids[0].legs = {{.name = "uuid-a", .configured = true, .state = {}}};
+  const ExportPlan plan = plan_export(export_of("h1"), view);
+  EXPECT_EQ(plan.step, ExportStep::release_leg);
+  EXPECT_EQ(plan.raid, "raid_3");
+}
+
 TEST(PlanLvol, data_goes_only_after_its_export) {
   Lvol lvol;
   lvol.wanted = false;
@@ -124,7 +135,7 @@ AttachmentWish attachment_of_two() {
   AttachmentWish wish;
   wish.id = 7;
   wish.volume_id = 3;
-  wish.size_bytes = kBlocks * 512;
+  wish.size_bytes = wish.replica_bytes = kBlocks * 512;
   wish.epoch = 1;
   wish.in_sync = {1, 2};
   wish.host_nqn = "host";
@@ -262,6 +273,25 @@ TEST(PlanRaid, one_that_was_fenced_or_stands_under_an_earlier_epoch_is_made_anew
   EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
   view.raids[0].epoch = 5;
   EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed") << "the database has forgotten something";
+}
+
+TEST(PlanRaid, one_with_superblocks_is_assembled_from_exactly_the_legs_in_sync_without_stand_ins) {
+  AttachmentWish wish = attachment_of_two();
+  wish.superblock = true;
+  wish.legs[1].in_sync = false;
+  wish.in_sync = {1};
+  ComputeView view = connected_view(wish);
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed") << "this data plane cannot";
+  view.abilities.assembles = true;
+  RaidPlan plan = plan_raid(wish, view, 0, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::assemble);
+  EXPECT_EQ(plan.legs, std::vector<std::string>{"leg1n1"});
+  // Found by its superblocks: it waits for the same.
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  view.raids[0].state = "configuring";
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits), plan);
+  wish.wanted = false;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
 }
 
 // A volume with two replicas, fenced at epoch 1, and its mirror that waits for the exclusion of `wanted`.

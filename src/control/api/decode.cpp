@@ -48,6 +48,15 @@ class Members {
     return value->get_int64();
   }
 
+  // nullopt when it is not given.
+  Result<std::optional<bool>> boolean(std::string_view name) {
+    seen_.emplace_back(name);
+    const json::value* value = object_.if_contains(name);
+    if (value == nullptr) return std::optional<bool>();
+    if (!value->is_bool()) return invalid(fmt::format("'{}' must be true or false", name));
+    return std::optional<bool>(value->get_bool());
+  }
+
   Result<void> check_all_known() const {
     for (const auto& member : object_)
       if (std::find(seen_.begin(), seen_.end(), std::string_view(member.key())) == seen_.end())
@@ -155,6 +164,7 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
   TRY_ASSIGN(request.size_bytes, members.integer("size_bytes", 0));
   TRY_ASSIGN(request.block_size, members.integer("block_size", 512));
   TRY_ASSIGN(request.replicas, members.integer("replicas", kMinReplicas));
+  TRY_ASSIGN(request.superblock, members.boolean("superblock"));
   TRY(members.check_all_known());
   TRY(check_name("volume", request.name));
   if (request.size_bytes < kMinVolumeBytes || request.size_bytes > kMaxVolumeBytes)

@@ -98,6 +98,8 @@ json::object encode(const Graph& graph, const Volume& volume) {
                       {"name", volume.name},
                       {"size_bytes", volume.size_bytes},
                       {"block_size", volume.block_size},
+                      {"uuid", volume.uuid},
+                      {"superblock", volume.superblock},
                       {"raid", raid_bdev_name(volume.id)},
                       {"epoch", volume.epoch},
                       {"in_sync", volume.in_sync.size()},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 
@@ -140,6 +141,12 @@ Result<Reply> post_disk(Call& call) {
   return Reply{201, encode(graph, *graph.disk(id))};
 }
 
+// No compute node is known to have a data plane that cannot use volumes with superblocks.
+bool can_all_assemble(const Graph& graph) {
+  return std::all_of(graph.nodes.begin(), graph.nodes.end(),
+                     [](const Node& node) { return node.role != kRoleCompute || node.seen_ms == 0 || node.assembles; });
+}
+
 Result<Reply> post_volume(Call& call) {
   TRY_ASSIGN(const VolumeRequest request, decode_volume(call.request.body));
   TRY_ASSIGN(Graph graph, call.store.load_graph());
@@ -147,12 +154,14 @@ Result<Reply> post_volume(Call& call) {
     return Error(Errc::already_exists,
                  fmt::format("volume {} exists; choose another name, or look at it with `diskengine volume show {}`",
                              request.name, request.name));
-  TRY_ASSIGN(const std::vector<int64_t> disks, place_replicas(graph, {.size_bytes = request.size_bytes,
-                                                                      .block_size = request.block_size,
-                                                                      .replicas = request.replicas}));
+  const bool superblock = request.superblock.value_or(can_all_assemble(graph));
+  TRY_ASSIGN(const std::vector<int64_t> disks,
+             place_replicas(graph, {.size_bytes = request.size_bytes + (superblock ? kSuperblockRoomBytes : 0),
+                                    .block_size = request.block_size,
+                                    .replicas = request.replicas}));
   if (call.dry_run()) {
-    std::vector<std::string> steps = {
-        fmt::format("record volume {} of {}", request.name, format_size(request.size_bytes))};
+    std::vector<std::string> steps = {fmt::format("record volume {} of {}, {} superblocks", request.name,
+                                                  format_size(request.size_bytes), superblock ? "with" : "without")};
     for (const int64_t disk : disks)
       steps.push_back(fmt::format("make a replica on node {}, disk {}, and export it",
                                   graph.node(graph.disk(disk)->node_id)->name, disk));
@@ -161,6 +170,7 @@ Result<Reply> post_volume(Call& call) {
   TRY_ASSIGN(const int64_t id, call.store.create_volume({.name = request.name,
                                                          .size_bytes = request.size_bytes,
                                                          .block_size = request.block_size,
+                                                         .superblock = superblock,
                                                          .disk_ids = disks}));
   call.changed = true;
   TRY_ASSIGN(graph, call.store.load_graph());
@@ -196,6 +206,12 @@ Result<Reply> post_attachment(Call& call) {
   if (volume == nullptr) return no_such("volume", request.volume);
   TRY_ASSIGN(const Node* const node, choose_compute_node(graph, request.node));
   if (!volume->wanted) return Error(Errc::conflict, fmt::format("volume {} is being deleted", volume->name));
+  if (volume->superblock && node->seen_ms != 0 && !node->assembles)
+    return Error(
+        Errc::conflict,
+        fmt::format("volume {} has superblocks, and the data plane of node {} has no diskengine_raid_assemble: "
+                    "attach it on a node with diskengine-io",
+                    volume->name, node->name));
   if (const VolumeVmMapping* existing = graph.attachment_of(volume->id))
     return Error(
         Errc::conflict,

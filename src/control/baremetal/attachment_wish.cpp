@@ -19,7 +19,10 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
   wish.wanted = attachment.wanted;
   wish.volume_id = volume->id;
   wish.volume_name = volume->name;
+  wish.volume_uuid = volume->uuid;
+  wish.superblock = volume->superblock;
   wish.size_bytes = volume->size_bytes;
+  wish.replica_bytes = volume->replica_bytes();
   wish.block_size = volume->block_size;
   wish.epoch = attachment.epoch;
   wish.volume_epoch = volume->epoch;

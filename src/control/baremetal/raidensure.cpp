@@ -49,6 +49,8 @@ RaidPlan plan_existing(const AttachmentWish& wish, const ComputeView& view, cons
         fmt::format("{} is held by epoch {}, the database has {}: it has lost what was in it, and nothing is "
                     "done with this volume before it is restored",
                     wish.raid_name, raid.epoch, wish.epoch));
+  // Its superblocks were found, and it waits to be put together as the database says.
+  if (wish.superblock && raid.state == "configuring") return {};
   // A mirror that lost all its legs, or one whose leg went away while it was put together, does not heal, nor does one
   // that was fenced, or stands under an earlier epoch: make it anew.
   const bool is_over = raid.is_fenced || (raid.epoch != 0 && raid.epoch != wish.epoch);
@@ -70,16 +72,28 @@ RaidPlan plan_existing(const AttachmentWish& wish, const ComputeView& view, cons
 std::string size_trouble(const AttachmentWish& wish, const LegWish& leg, const ComputeView& view) {
   const BdevView* bdev = view.bdev(leg.bdev_name);
   if (bdev == nullptr ||
-      (bdev->block_size == wish.block_size && bdev->num_blocks * bdev->block_size >= wish.size_bytes))
+      (bdev->block_size == wish.block_size && bdev->num_blocks * bdev->block_size >= wish.replica_bytes))
     return {};
   return fmt::format(
       "{} shows {} blocks of {} bytes, the volume needs {} bytes in blocks of {}; its lvol is not the "
       "one that was made for it",
-      leg.describe(), bdev->num_blocks, bdev->block_size, wish.size_bytes, wish.block_size);
+      leg.describe(), bdev->num_blocks, bdev->block_size, wish.replica_bytes, wish.block_size);
 }
 
 RaidPlan plan_creation(const AttachmentWish& wish, const ComputeView& view) {
   RaidPlan plan;
+  if (wish.superblock) {
+    if (!view.abilities.assembles)
+      return wait_plan(
+          state::kFailed,
+          fmt::format("volume {} has superblocks, and this node's data plane has no diskengine_raid_assemble: "
+                      "attach it on a node with diskengine-io",
+                      wish.volume_name));
+    plan.step = RaidStep::assemble;
+    for (const LegWish& leg : wish.legs)
+      if (leg.in_sync && leg_usable(leg, view)) plan.legs.push_back(leg.bdev_name);
+    return plan;
+  }
   plan.step = RaidStep::create;
   for (const LegWish& leg : wish.legs) {
     if (leg.in_sync && leg_usable(leg, view)) {
@@ -118,6 +132,17 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
                      {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.id, .in_sync = wish.in_sync}));
       return is_held ? data_plane.create_raid1(wish.raid_name, plan.legs) : Result<void>();
     }
+    case RaidStep::assemble: {
+      TRY_ASSIGN(const bool is_held,
+                 context.store.is_held(
+                     {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.id, .in_sync = wish.in_sync}));
+      if (!is_held) return {};
+      return data_plane.assemble_raid({.name = wish.raid_name,
+                                       .uuid = wish.volume_uuid,
+                                       .epoch = wish.epoch,
+                                       .legs = plan.legs,
+                                       .places = static_cast<int64_t>(wish.legs.size())});
+    }
     case RaidStep::remove_stand_in:
       return data_plane.remove_leg(plan.bdev);
     case RaidStep::delete_stand_in:
@@ -133,12 +158,15 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
 }  // namespace
 
 bool must_be_fenced(const AttachmentWish& wish, const RaidView& raid) {
-  return wish.volume_epoch > raid.epoch && raid.epoch != 0 && !raid.is_fenced;
+  return raid.state == "online" && wish.volume_epoch > raid.epoch && raid.epoch != 0 && !raid.is_fenced;
 }
 
 RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t waited_ms, const LoopLimits& limits) {
   if (!wish.wanted) return plan_removal(wish, view);
-  if (const RaidView* raid = view.raid(wish.raid_name)) return plan_existing(wish, view, *raid);
+  if (const RaidView* raid = view.raid(wish.raid_name)) {
+    RaidPlan existing = plan_existing(wish, view, *raid);
+    if (existing != RaidPlan{}) return existing;
+  }
 
   std::vector<int64_t> present;
   std::string missing;

@@ -20,6 +20,7 @@ struct VolumeArguments {
   std::string size;
   int64_t replicas = 2;
   int64_t block_size = 512;
+  bool no_superblock = false;
   bool dry_run = false;
   std::shared_ptr<WaitOptions> wait = std::make_shared<WaitOptions>();
 };
@@ -44,10 +45,11 @@ int volume_create(Session& session, const VolumeArguments& arguments) {
   if (!size_bytes) return session.fail(size_bytes.error());
   const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
   if (!timeout_ms) return session.fail(timeout_ms.error());
-  const json::object body{{"name", arguments.name},
-                          {"size_bytes", *size_bytes},
-                          {"block_size", arguments.block_size},
-                          {"replicas", arguments.replicas}};
+  json::object body{{"name", arguments.name},
+                    {"size_bytes", *size_bytes},
+                    {"block_size", arguments.block_size},
+                    {"replicas", arguments.replicas}};
+  if (arguments.no_superblock) body["superblock"] = false;
   Result<json::value> volume = session.api.post("/v1/volumes", body, arguments.dry_run);
   if (!volume) return session.fail(volume.error());
   if (arguments.dry_run) return session.show_dry_run(*volume);
@@ -99,6 +101,8 @@ void add_volume_commands(CLI::App& root, Action* action) {
   create->add_option("--size", created->size, "Size: 1GiB, 512MiB, 4096")->required();
   create->add_option("--replicas", created->replicas, "Number of replicas")->capture_default_str();
   create->add_option("--block-size", created->block_size, "Logical block size: 512 or 4096")->capture_default_str();
+  create->add_flag("--no-superblock", created->no_superblock,
+                   "Without superblocks on the replicas, for compute nodes with a plain spdk_tgt");
   add_wait_options(*create, created->wait);
   add_dry_run(*create, &created->dry_run);
   create->callback([=] { *action = [=](Session& session) { return volume_create(session, *created); }; });

@@ -90,23 +90,30 @@ Result<Abilities> DataPlane::abilities() {
   abilities.holds_writes = methods.contains("diskengine_raid_set_epoch") &&
                            methods.contains("diskengine_raid_confirm_exclusion") &&
                            methods.contains("diskengine_raid_fence") && methods.contains("diskengine_raid_wait_events");
+  abilities.assembles = abilities.holds_writes && methods.contains("diskengine_raid_assemble");
   return abilities;
 }
 
 Result<std::vector<RaidView>> DataPlane::raids() {
-  TRY_ASSIGN(const json::value answer, call("bdev_raid_get_bdevs", json::object{{"category", "all"}}));
+  const Result<json::value> answer = call("bdev_raid_get_bdevs", json::object{{"category", "all"}});
   std::vector<RaidView> views;
-  for_each(&answer, [&](const json::value& entry) { views.push_back(raid_of(entry)); });
+  if (!answer && answer.error().code() == Errc::not_supported) return views;
+  TRY(answer);
+  for_each(&*answer, [&](const json::value& entry) { views.push_back(raid_of(entry)); });
   return views;
 }
 
 Result<RaidEvents> DataPlane::wait_raid_events(int64_t after, int64_t timeout_ms) {
   TRY_ASSIGN(const json::value answer,
              call("diskengine_raid_wait_events", json::object{{"after", after}, {"timeout_ms", timeout_ms}}));
-  RaidEvents events{
-      .instance = text(answer, "instance"), .last_id = integer(answer, "last_id"), .is_lost = boolean(answer, "lost")};
+  RaidEvents events{.instance = text(answer, "instance"),
+                    .last_id = integer(answer, "last_id"),
+                    .is_lost = boolean(answer, "lost"),
+                    .exclusions = {}};
   for_each(member(answer, "events"), [&](const json::value& event) {
-    events.is_exclusion_wanted = events.is_exclusion_wanted || text(event, "type") == "exclusion_wanted";
+    if (text(event, "type") == "exclusion_wanted")
+      events.exclusions.push_back(
+          {.raid = text(event, "volume"), .epoch = integer(event, "epoch"), .leg = text(event, "leg")});
   });
   return events;
 }
@@ -134,6 +141,7 @@ Result<TargetView> DataPlane::observe_target() {
   // A disk that is still being looked at would seem to have no store.
   TRY(call("bdev_wait_for_examine", nullptr));  // SPDK refuses even empty parameters
   TRY_ASSIGN(view.bdevs, bdevs());
+  TRY_ASSIGN(view.raids, raids());
   TRY_ASSIGN(const json::value stores, call("bdev_lvol_get_lvstores", nullptr));
   for_each(&stores, [&](const json::value& store) {
     view.lvol_stores.push_back({.name = text(store, "name"),

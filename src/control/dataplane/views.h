@@ -88,6 +88,7 @@ struct TargetView {
   std::vector<LvolStoreView> lvol_stores;
   std::vector<SubsystemView> subsystems;
   std::vector<std::string> transports;  // upper case
+  std::vector<RaidView> raids;          // found by superblocks that were not meant for this machine
 
   // By name or alias.
   const BdevView* bdev(std::string_view name) const;
@@ -99,6 +100,7 @@ struct TargetView {
 // What a data plane can do besides SPDK's methods.
 struct Abilities {
   bool holds_writes = false;  // diskengine_raid_set_epoch, _confirm_exclusion, _fence, _wait_events
+  bool assembles = false;     // diskengine_raid_assemble
 };
 
 // A compute node's data plane.

@@ -139,6 +139,13 @@ ALTER TABLE volumes ADD COLUMN in_sync_version BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE nodes ADD COLUMN holds_writes BIGINT NOT NULL DEFAULT 0;
 )sql";
 
+// Volumes whose replicas have superblocks, and which compute nodes can use them.
+constexpr std::string_view kSuperblocks = R"sql(
+ALTER TABLE volumes ADD COLUMN uuid TEXT NOT NULL DEFAULT '';
+ALTER TABLE volumes ADD COLUMN superblock BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN assembles BIGINT NOT NULL DEFAULT 0;
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -155,7 +162,8 @@ const std::vector<Migration>& migrations() {
   static const std::vector<Migration> all = {{1, "first cut", kFirstCut},
                                              {2, "commit receipts", kCommitReceipts},
                                              {3, "fencing", kFencing},
-                                             {4, "held writes", kHeldWrites}};
+                                             {4, "held writes", kHeldWrites},
+                                             {5, "superblocks", kSuperblocks}};
   return all;
 }
 

@@ -22,6 +22,7 @@ struct NewVolume {
   std::string name;
   int64_t size_bytes = 0;
   int64_t block_size = 512;
+  bool superblock = false;
   std::vector<int64_t> disk_ids;  // one replica on each
 };
 
@@ -88,7 +89,7 @@ class Store {
   // True if it differed from what was recorded. A reason alone that changes (progress) makes no event.
   Result<bool> set_status(Kind kind, int64_t id, const Status& status);
   Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
-  Result<void> set_node_holds_writes(int64_t node_id, bool holds_writes);
+  Result<void> set_node_abilities(const Node& node);
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
   // The lvol exists, under this UUID.
   Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);

@@ -16,7 +16,8 @@ Node node_of_row(const SqlRow& row) {
               .vhost_dir = row.text(6),
               .status = {row.text(7), row.text(8)},
               .seen_ms = row.integer(9),
-              .holds_writes = row.integer(10) != 0};
+              .holds_writes = row.integer(10) != 0,
+              .assembles = row.integer(11) != 0};
 }
 
 Disk disk_of_row(const SqlRow& row) {
@@ -32,6 +33,8 @@ Disk disk_of_row(const SqlRow& row) {
 Volume volume_of_row(const SqlRow& row) {
   return Volume{.id = row.integer(0),
                 .name = row.text(1),
+                .uuid = row.text(11),
+                .superblock = row.integer(12) != 0,
                 .size_bytes = row.integer(2),
                 .block_size = row.integer(3),
                 .epoch = row.integer(4),
@@ -119,20 +122,20 @@ Result<Graph> Store::load_graph() {
   const std::lock_guard lock(mutex_);
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::read(*connection_));
   Graph graph;
-  TRY(load(
-      *connection_,
-      "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms, holds_writes FROM nodes "
-      "ORDER BY id",
-      node_of_row, &graph.nodes));
+  TRY(load(*connection_,
+           "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms, holds_writes, "
+           "assembles FROM nodes "
+           "ORDER BY id",
+           node_of_row, &graph.nodes));
   TRY(load(*connection_,
            "SELECT id, node_id, path, uuid, block_size, capacity_bytes, state, reason FROM disks ORDER BY id",
            disk_of_row, &graph.disks));
-  TRY(load(
-      *connection_,
-      "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, in_sync_version, wanted, state, reason FROM "
-      "volumes "
-      "ORDER BY id",
-      volume_of_row, &graph.volumes));
+  TRY(load(*connection_,
+           "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, in_sync_version, wanted, state, reason, "
+           "uuid, superblock FROM "
+           "volumes "
+           "ORDER BY id",
+           volume_of_row, &graph.volumes));
   TRY(load(
       *connection_,
       "SELECT id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason FROM lvols ORDER BY id",

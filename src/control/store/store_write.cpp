@@ -144,8 +144,8 @@ Result<void> Store::add_replica(const NewVolume& volume, int64_t volume_id, size
   TRY(connection_->execute(
       "INSERT INTO lvols (id, disk_id, size_bytes, block_size, provisioned, wanted, state, reason, created_ms) "
       "VALUES ($1, $2, $3, $4, 0, 1, $5, $6, $7)",
-      {lvol, volume.disk_ids[slot], volume.size_bytes, volume.block_size, text(state::kNew),
-       text("waiting for its node's loop to make it"), now_ms}));
+      {lvol, volume.disk_ids[slot], volume.size_bytes + (volume.superblock ? kSuperblockRoomBytes : 0),
+       volume.block_size, text(state::kNew), text("waiting for its node's loop to make it"), now_ms}));
   TRY_ASSIGN(*replica_id, next_id("volume_lvol_mapping"));
   TRY(connection_->execute(
       "INSERT INTO volume_lvol_mapping (id, volume_id, lvol_id, slot, nqn, admitted_host, state, reason, created_ms) "
@@ -165,12 +165,13 @@ Result<int64_t> Store::create_volume(const NewVolume& volume) {
                  fmt::format("volume {} exists{}; choose another name, or look at it with `diskengine volume show {}`",
                              volume.name, found[0].integer(1) != 0 ? "" : " and is being deleted", volume.name));
   TRY_ASSIGN(const int64_t id, next_id("volumes"));
-  TRY(
-      connection_->execute("INSERT INTO volumes (id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, "
-                           "state, reason, created_ms) "
-                           "VALUES ($1, $2, $3, $4, 0, 0, '', 1, $5, $6, $7)",
-                           {id, volume.name, volume.size_bytes, volume.block_size, text(state::kNew),
-                            text("waiting for its replicas"), environment_.unix_ms()}));
+  const std::string uuid = Uuid::from_random(environment_.random(), environment_.random()).to_string();
+  TRY(connection_->execute(
+      "INSERT INTO volumes (id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, "
+      "state, reason, created_ms, uuid, superblock) "
+      "VALUES ($1, $2, $3, $4, 0, 0, '', 1, $5, $6, $7, $8, $9)",
+      {id, volume.name, volume.size_bytes, volume.block_size, text(state::kNew), text("waiting for its replicas"),
+       environment_.unix_ms(), uuid, static_cast<int64_t>(volume.superblock)}));
   std::vector<int64_t> in_sync;
   for (size_t slot = 0; slot < volume.disk_ids.size(); ++slot) {
     int64_t replica = 0;
@@ -280,10 +281,10 @@ Result<void> Store::set_node_seen(int64_t node_id, int64_t seen_ms) {
   return {};
 }
 
-Result<void> Store::set_node_holds_writes(int64_t node_id, bool holds_writes) {
+Result<void> Store::set_node_abilities(const Node& node) {
   const std::lock_guard lock(mutex_);
-  TRY(connection_->execute("UPDATE nodes SET holds_writes = $1 WHERE id = $2",
-                           {static_cast<int64_t>(holds_writes), node_id}));
+  TRY(connection_->execute("UPDATE nodes SET holds_writes = $1, assembles = $2 WHERE id = $3",
+                           {static_cast<int64_t>(node.holds_writes), static_cast<int64_t>(node.assembles), node.id}));
   return {};
 }
 

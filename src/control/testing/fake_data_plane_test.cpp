@@ -27,7 +27,8 @@ const std::set<std::string> kObservers = {
 
 // Methods that not every data plane has.
 const std::vector<std::string> kAbilities = {"diskengine_raid_set_epoch", "diskengine_raid_confirm_exclusion",
-                                             "diskengine_raid_fence", "diskengine_raid_wait_events"};
+                                             "diskengine_raid_fence", "diskengine_raid_wait_events",
+                                             "diskengine_raid_assemble"};
 
 }  // namespace
 
@@ -452,7 +453,7 @@ void FakeDataPlane::drop_lost_legs() {
       const bool is_last =
           std::count(raid.legs.begin(), raid.legs.end(), "") + 1 >= static_cast<ptrdiff_t>(raid.legs.size());
       for (const std::string& leg : std::vector<std::string>(raid.legs))
-        if (leg == name + "n1" && !is_last) state_->leave_raid(raid, leg);
+        if (leg == name + "n1" && !is_last) state_->leave_raid(raid_name, leg);
       if (raid.process_target == name + "n1") raid.process_target.clear();
     }
   }

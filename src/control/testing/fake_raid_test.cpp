@@ -48,10 +48,22 @@ void FakeDataPlane::State::create_raid(const std::string& name, const json::valu
                            .alias = {}};
 }
 
+// As ours: exactly the named legs serve, the other places stay free, and it is held by its epoch from the start.
+void FakeDataPlane::State::assemble_raid(const std::string& name, const json::value& params) {
+  if (lacking.contains("diskengine_raid_set_epoch")) throw RpcFailure{-32601, "Method not found"};
+  raids.erase(name);
+  create_raid(name, params);
+  FakeRaid& mirror = raids.at(name);
+  mirror.epoch = integer(params, "epoch");
+  mirror.legs.resize(static_cast<size_t>(integer(params, "num_base_bdevs")));
+  bdevs.at(name).num_blocks -= (1 << 20) / bdevs.at(name).block_size;
+}
+
 // A leg fails: at once out, or held in until that is confirmed.
-void FakeDataPlane::State::leave_raid(FakeRaid& mirror, const std::string& leg) {
+void FakeDataPlane::State::leave_raid(const std::string& name, const std::string& leg) {
+  FakeRaid& mirror = raids.at(name);
   if (mirror.epoch != 0) {
-    if (mirror.wanted.insert(leg).second) events.push_back(leg);
+    if (mirror.wanted.insert(leg).second) events.push_back({.raid = name, .epoch = mirror.epoch, .leg = leg});
     return;
   }
   std::replace(mirror.legs.begin(), mirror.legs.end(), leg, std::string());
@@ -83,6 +95,8 @@ bool FakeDataPlane::State::change_raids(const std::string& method, const json::v
   const std::string name = text(params, "name");
   if (method == "bdev_raid_create") {
     create_raid(name, params);
+  } else if (method == "diskengine_raid_assemble") {
+    assemble_raid(name, params);
   } else if (method == "bdev_raid_delete") {
     raid(name);
     raids.erase(name);
@@ -118,8 +132,14 @@ json::value FakeDataPlane::State::wait_events(const json::value& params) {
       const bool is_over = stopping || std::chrono::steady_clock::now() >= end;
       if (last > after || is_over) {
         json::array list;
-        for (int64_t id = after + 1; id <= last; ++id)
-          list.push_back({{"id", id}, {"type", "exclusion_wanted"}, {"leg", events[static_cast<size_t>(id - 1)]}});
+        for (int64_t id = after + 1; id <= last; ++id) {
+          const Event& event = events[static_cast<size_t>(id - 1)];
+          list.push_back({{"id", id},
+                          {"type", "exclusion_wanted"},
+                          {"volume", event.raid},
+                          {"epoch", event.epoch},
+                          {"leg", event.leg}});
+        }
         return {{"instance", std::to_string(starts)}, {"last_id", last}, {"lost", after > last}, {"events", list}};
       }
     }

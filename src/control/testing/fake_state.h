@@ -88,8 +88,13 @@ struct FakeDataPlane::State {
   std::set<std::string> lacking;
   std::set<std::string> held_hosts;
   std::vector<std::string> changes;
-  std::vector<std::string> events;  // legs that were wanted out, in order; their ids are 1, 2, ...
-  int64_t starts = 0;               // tells one process from the next
+  struct Event {
+    std::string raid;
+    int64_t epoch = 0;
+    std::string leg;
+  };
+  std::vector<Event> events;  // exclusions wanted, in order; their ids are 1, 2, ...
+  int64_t starts = 0;         // tells one process from the next
 
   std::optional<client::UnixListener> listener;
   std::thread thread;
@@ -119,8 +124,9 @@ struct FakeDataPlane::State {
   // fake_raid_test.cpp
   bool change_raids(const std::string& method, const boost::json::value& params);
   void create_raid(const std::string& name, const boost::json::value& params);
+  void assemble_raid(const std::string& name, const boost::json::value& params);
   void change_epoch(const std::string& method, const boost::json::value& params);
-  void leave_raid(FakeRaid& raid, const std::string& leg);
+  void leave_raid(const std::string& name, const std::string& leg);
   boost::json::value raid_json(const std::string& name, const FakeRaid& raid) const;
   boost::json::value wait_events(const boost::json::value& params);
 };

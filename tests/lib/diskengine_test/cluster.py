@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 
+from .blobstore import Blobstore
 from .deadline import scaled, wait_until
 from .process import Process, program
 
 MIB = 1 << 20
+SUPERBLOCK_ROOM = MIB  # before the volume's data on a replica with a superblock
 CLI_TIMEOUT_S = 60
 
 
@@ -98,6 +100,20 @@ class Cluster:
         """The volume's mirror as the data plane describes it, or None."""
         wanted = self.volume(name)["raid"]
         return next((r for r in self.rpc(node).bdev_raid_get_bdevs(category="all") if r["name"] == wanted), None)
+
+    def replica_data(self, name="v"):
+        """By storage node: the volume's bytes on its disk, as a stranger finds them there. Without I/O under way."""
+        volume = self.volume(name)
+        room = SUPERBLOCK_ROOM if volume["superblock"] else 0
+        data = {}
+        for replica in volume["replicas"]:
+            lvol = Blobstore(self.disks[replica["node"]]).lvol(replica["lvol_alias"].split("/")[1])
+            data[replica["node"]] = lvol.read(room, volume["size_bytes"])
+        return data
+
+    def check_identical(self, name="v"):
+        data = self.replica_data(name)
+        self.case.assertEqual(len(set(data.values())), 1, f"the replicas of {name} on {', '.join(data)} differ")
 
     def wait_state(self, state, name="v", timeout_s=30):
         wait_until(lambda: self.attachment(name)["state"] == state, timeout_s, f"attachment of {name} to be {state}")
