@@ -28,6 +28,8 @@ class RealPauses final : public Environment {
   int64_t monotonic_ms() const override { return 0; }
   uint64_t random() override { return 0; }
   void pause_ms(int64_t ms) override { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+  std::string process_identity() const override { return {}; }
+  bool has_ended(const std::string&) const override { return false; }
 };
 
 // Two storage nodes and a compute node over fake data planes; loops are run by hand, time moves by hand. Each test runs

@@ -49,6 +49,7 @@ struct Node {
   Status status;
   int64_t seen_ms = 0;        // unix time the data plane last answered
   bool holds_writes = false;  // compute node: its data plane holds writes until an exclusion is on record
+  std::string served_by;      // identity of the process whose loops serve it; empty: none
   bool assembles = false;     // compute node: its data plane puts mirrors with superblocks together as it is told
 };
 
@@ -115,6 +116,16 @@ struct VolumeVmMapping {
   int64_t rebuild_percent = -1;  // -1: no rebuild runs
   bool wanted = true;
   Status status;
+};
+
+// The right to run a node's loops. It counts, and holds no time: whoever wants it watches whether it goes on counting.
+struct NodeLease {
+  int64_t node_id = 0;
+  std::string owner;   // identity of a process; empty: given back
+  int64_t number = 0;  // of the lease, higher with each owner
+  int64_t beat = 0;    // how often it was renewed
+
+  bool operator==(const NodeLease&) const = default;
 };
 
 struct Event {

@@ -49,6 +49,7 @@ LoopContext NodeLoop::context() {
 Result<int> NodeLoop::run() {
   int total = 0;
   for (int i = 0; i < kMaxPassesPerRun; ++i) {
+    if (may_go_on_ && !may_go_on_()) return total;
     Result<int> steps = pass();
     if (!steps && !data_plane_.failed_with(steps.error())) return steps;  // the database's trouble
     TRY(record_volume_statuses());

@@ -4,6 +4,7 @@
 // One thread at a time; owns its connection to the data plane; `store` and `environment` outlive it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +21,9 @@ class NodeLoop {
   // Observes and takes steps until none is left to take now. Whatever fails is recorded on the object, or on the node
   // when its data plane does not answer; the Error is only for a database that does not. Returns the steps taken.
   Result<int> run();
+
+  // Asked between two passes; false ends run(). Without it nothing is asked.
+  void set_may_go_on(std::function<bool()> may_go_on) { may_go_on_ = std::move(may_go_on); }
 
   const std::string& name() const noexcept { return name_; }
 
@@ -46,6 +50,7 @@ class NodeLoop {
   std::string rpc_socket_;
   DataPlane data_plane_;
   int64_t seen_recorded_ms_ = 0;
+  std::function<bool()> may_go_on_;
 };
 
 }  // namespace diskengine::control

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "control/lease_keeper.h"
 #include "control/naming.h"
 
 namespace diskengine::control {
@@ -26,6 +27,7 @@ json::object encode(const Graph&, const Node& node) {
   object["address"] = node.address.empty() ? std::string() : fmt::format("{}:{}", node.address, node.port);
   object["vhost_dir"] = node.vhost_dir;
   object["seen_ms"] = node.seen_ms;
+  object["served_by"] = shown_process(node.served_by);
   add_status(&object, node.status);
   return object;
 }

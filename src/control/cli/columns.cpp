@@ -36,6 +36,7 @@ std::vector<Column> node_columns() {
           text_column("ADDRESS", "address"),
           text_column("DATA PLANE", "data_plane"),
           text_column("VHOST DIR", "vhost_dir", true),
+          text_column("SERVED BY", "served_by", true),
           text_column("STATE", "state"),
           text_column("REASON", "reason")};
 }

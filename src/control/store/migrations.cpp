@@ -146,6 +146,16 @@ ALTER TABLE volumes ADD COLUMN superblock BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE nodes ADD COLUMN assembles BIGINT NOT NULL DEFAULT 0;
 )sql";
 
+// Which process runs a node's loops (model.h, NodeLease).
+constexpr std::string_view kNodeLeases = R"sql(
+CREATE TABLE node_leases (
+  node_id BIGINT PRIMARY KEY REFERENCES nodes(id),
+  owner TEXT NOT NULL,
+  number BIGINT NOT NULL,
+  beat BIGINT NOT NULL
+);
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -159,11 +169,9 @@ Result<int64_t> current_version(SqlConnection& connection) {
 }  // namespace
 
 const std::vector<Migration>& migrations() {
-  static const std::vector<Migration> all = {{1, "first cut", kFirstCut},
-                                             {2, "commit receipts", kCommitReceipts},
-                                             {3, "fencing", kFencing},
-                                             {4, "held writes", kHeldWrites},
-                                             {5, "superblocks", kSuperblocks}};
+  static const std::vector<Migration> all = {{1, "first cut", kFirstCut},      {2, "commit receipts", kCommitReceipts},
+                                             {3, "fencing", kFencing},         {4, "held writes", kHeldWrites},
+                                             {5, "superblocks", kSuperblocks}, {6, "node leases", kNodeLeases}};
   return all;
 }
 

@@ -30,6 +30,8 @@ class RealTimeEnvironment final : public Environment {
   int64_t monotonic_ms() const override { return ms_of(std::chrono::steady_clock::now()); }
   uint64_t random() override { return numbers_.random(); }
   void pause_ms(int64_t ms) override { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+  std::string process_identity() const override { return {}; }
+  bool has_ended(const std::string&) const override { return false; }
 
  private:
   TestEnvironment numbers_;

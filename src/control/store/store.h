@@ -69,6 +69,8 @@ class Store {
   Result<Graph> load_graph();
   // Whether the volume still has that epoch, writer and set.
   Result<bool> is_held(const HeldEpoch& held);
+  // Those that somebody has, or had.
+  Result<std::vector<NodeLease>> node_leases();
   // The newest first, at most `limit`.
   Result<std::vector<Event>> events(int64_t limit);
   Result<std::vector<Operation>> operations(int64_t limit);
@@ -99,6 +101,12 @@ class Store {
   // changed, when the volume has another epoch by now or the replica was fenced for a later one.
   Result<bool> set_fenced(const Fence& fence);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
+  // Compare-and-set of the lease that was seen (owner empty and zeroes: none yet) to a new number for `owner`; false
+  // when it is no longer that one.
+  Result<bool> take_node_lease(const NodeLease& seen, const std::string& owner);
+  // Counts on in every lease of `owner`, and returns them: what is missing was lost.
+  Result<std::vector<NodeLease>> renew_node_leases(const std::string& owner);
+  Result<void> give_back_node_leases(const std::string& owner);
   // Compare-and-set, with an event; false when epoch, version or set was no longer the expected one. True means
   // durable. After an error nothing may be assumed: read the volume again and decide from that.
   Result<bool> change_in_sync(const InSyncChange& change);

@@ -17,6 +17,7 @@ Node node_of_row(const SqlRow& row) {
               .status = {row.text(7), row.text(8)},
               .seen_ms = row.integer(9),
               .holds_writes = row.integer(10) != 0,
+              .served_by = row.text(12),
               .assembles = row.integer(11) != 0};
 }
 
@@ -124,8 +125,7 @@ Result<Graph> Store::load_graph() {
   Graph graph;
   TRY(load(*connection_,
            "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms, holds_writes, "
-           "assembles FROM nodes "
-           "ORDER BY id",
+           "assembles, owner FROM nodes LEFT JOIN node_leases ON node_id = id ORDER BY id",
            node_of_row, &graph.nodes));
   TRY(load(*connection_,
            "SELECT id, node_id, path, uuid, block_size, capacity_bytes, state, reason FROM disks ORDER BY id",
