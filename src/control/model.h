@@ -102,6 +102,7 @@ struct VolumeLvolMapping {
   int64_t slot = 0;
   std::string nqn;
   std::string admitted_host;  // host NQN that the export is known to admit; empty: none
+  int64_t left_ms = 0;        // unix time it left in_sync; 0: it is in it, or nobody knows
   int64_t fenced_epoch = 0;   // the last epoch at which no other host had anything under way; never goes back
   Status status;
 };

@@ -2,7 +2,8 @@
 // every read against what was acknowledged before (record.h), and reconnects as a hypervisor does when its back end
 // was restarted, with its requests still in the rings.
 //
-//   fault_guest --socket PATH --record FILE --blocks N [--epoch E] [--writer W] [--depth D] [--seed S] [--verify]
+//   fault_guest --socket PATH --record FILE --blocks N [--first B] [--epoch E] [--writer W] [--depth D] [--seed S]
+//               [--verify]
 //
 // Runs until SIGTERM; --verify reads every block once instead. The end is one line of JSON; exit code 0, or 3 when a
 // read was wrong, which is said at once.
@@ -45,6 +46,7 @@ uint64_t now_ns() {
 struct Options {
   std::string socket;
   std::string record;
+  uint64_t first = 0;
   uint64_t blocks = 0;
   uint64_t epoch = 1;
   uint64_t writer = 1;
@@ -64,7 +66,10 @@ struct Operation {
 class Guest {
  public:
   Guest(const Options& options, fault::Record record)
-      : options_(options), record_(std::move(record)), operations_(options.depth), is_used_(options.blocks) {
+      : options_(options),
+        record_(std::move(record)),
+        operations_(options.depth),
+        is_used_(options.first + options.blocks) {
     state_ = options.seed * 0x9e3779b97f4a7c15 + 1;
   }
 
@@ -129,9 +134,9 @@ class Guest {
       uint64_t block = 0;
       if (options_.verify) {
         if (next_to_verify_ == options_.blocks) return;
-        block = next_to_verify_++;
+        block = options_.first + next_to_verify_++;
       } else {
-        block = random() % options_.blocks;
+        block = options_.first + random() % options_.blocks;
         if (is_used_[block]) continue;
       }
       start(slot, block);
@@ -229,6 +234,7 @@ int main(int argc, char** argv) {
   cli.add_option("--socket", options.socket, "the controller's socket")->required();
   cli.add_option("--record", options.record, "what is known of the volume; shared by its writers")->required();
   cli.add_option("--blocks", options.blocks, "blocks of 4 KiB to use")->required()->check(CLI::Range(1, 1 << 24));
+  cli.add_option("--first", options.first, "block to begin with")->check(CLI::Range(0, 1 << 24));
   cli.add_option("--epoch", options.epoch, "of the attachment");
   cli.add_option("--writer", options.writer, "marks what this guest writes");
   cli.add_option("--depth", options.depth, "requests in flight")->check(CLI::Range(1, 32));
@@ -240,7 +246,7 @@ int main(int argc, char** argv) {
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  auto record = fault::Record::open(options.record, options.blocks);
+  auto record = fault::Record::open(options.record, options.first + options.blocks);
   if (!record) {
     std::fprintf(stderr, "fault_guest: %s\n", record.error().message().c_str());
     return 1;

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <vector>
 
+#include "control/api/recovery.h"
 #include "control/sizes.h"
 
 namespace diskengine::control {
@@ -178,6 +179,16 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
   TRY(check_block_size(request.block_size));
   if (request.replicas < kMinReplicas || request.replicas > kMaxReplicas)
     return invalid(fmt::format("a volume has {} to {} replicas, not {}", kMinReplicas, kMaxReplicas, request.replicas));
+  return request;
+}
+
+Result<RecoveryRequest> decode_recovery(const std::string& body) {
+  TRY_ASSIGN(Members members, Members::parse(body));
+  RecoveryRequest request;
+  TRY_ASSIGN(request.replica_id, members.integer("replica", 0));
+  TRY_ASSIGN(const std::optional<bool> accepted, members.boolean("accept_data_loss"));
+  TRY(members.check_all_known());
+  request.accept_data_loss = accepted.value_or(false);
   return request;
 }
 

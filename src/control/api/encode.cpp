@@ -60,6 +60,7 @@ json::object encode(const Graph& graph, const VolumeLvolMapping& replica) {
   object["nqn"] = replica.nqn;
   object["base_bdev"] = base_bdev_name_from_nqn(replica.nqn);
   object["admitted_host"] = replica.admitted_host;
+  object["left_ms"] = replica.left_ms;
   object["in_sync"] = volume != nullptr &&
                       std::find(volume->in_sync.begin(), volume->in_sync.end(), replica.id) != volume->in_sync.end();
   add_status(&object, replica.status);

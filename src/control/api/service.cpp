@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "control/api/decode.h"
 #include "control/api/encode.h"
+#include "control/api/recovery.h"
 #include "control/naming.h"
 #include "control/placement.h"
 #include "control/sizes.h"
@@ -258,6 +259,24 @@ Result<Reply> delete_volume(Call& call, const std::string& name) {
   return Reply{202, {{"deleting", volume->name}}};
 }
 
+Result<Reply> recover_volume(Call& call, const std::string& name) {
+  TRY_ASSIGN(const RecoveryRequest request, decode_recovery(call.request.body));
+  TRY_ASSIGN(Graph graph, call.store.load_graph());
+  const Volume* volume = graph.volume_named(name);
+  if (volume == nullptr) return no_such("volume", name);
+  TRY_ASSIGN(const RecoveryPlan plan, plan_recovery(graph, *volume, request, call.store.unix_ms()));
+  if (call.dry_run()) return call.would(plan.steps);
+  if (!request.accept_data_loss)
+    return Error(Errc::conflict,
+                 fmt::format("{}; say --accept-data-loss if that is what you want", fmt::join(plan.steps, "; ")));
+  TRY(call.store.recover_volume(plan.recovery));
+  call.changed = true;
+  TRY_ASSIGN(graph, call.store.load_graph());
+  json::object answer = encode(graph, *graph.volume(plan.recovery.volume_id));
+  answer["recovery"] = json::array(plan.steps.begin(), plan.steps.end());
+  return Reply{200, answer};
+}
+
 Result<Reply> get_attachment(Call& call, const std::string& id) {
   TRY_ASSIGN(const Graph graph, call.store.load_graph());
   TRY_ASSIGN(const VolumeVmMapping* const attachment, find_attachment(graph, id));
@@ -325,6 +344,9 @@ Result<Reply> route(Call& call) {
   const std::string& method = call.request.method;
   if (noun == "volumes" && method == "GET") return get_volume(call, name);
   if (noun == "volumes" && method == "DELETE") return delete_volume(call, name);
+  constexpr std::string_view kRecover = "/recover";
+  if (noun == "volumes" && method == "POST" && name.ends_with(kRecover))
+    return recover_volume(call, name.substr(0, name.size() - kRecover.size()));
   if (noun == "attachments" && method == "GET") return get_attachment(call, name);
   if (noun == "attachments" && method == "DELETE") return delete_attachment(call, name);
   return Error(Errc::not_found, fmt::format("{} {} is not possible", method, path));

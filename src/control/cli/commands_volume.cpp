@@ -21,6 +21,8 @@ struct VolumeArguments {
   int64_t replicas = 2;
   int64_t block_size = 512;
   bool no_superblock = false;
+  int64_t replica = 0;
+  bool accept_data_loss = false;
   bool dry_run = false;
   std::shared_ptr<WaitOptions> wait = std::make_shared<WaitOptions>();
 };
@@ -89,6 +91,18 @@ int volume_delete(Session& session, const VolumeArguments& arguments) {
   return kExitOk;
 }
 
+int volume_recover(Session& session, const VolumeArguments& arguments) {
+  const json::object body{{"replica", arguments.replica}, {"accept_data_loss", arguments.accept_data_loss}};
+  const Result<json::value> answer =
+      session.api.post(volume_path(arguments.name) + "/recover", body, arguments.dry_run);
+  if (!answer) return session.fail(answer.error());
+  if (arguments.dry_run) return session.show_dry_run(*answer);
+  if (session.is_for_people())
+    for (const json::value& step : answer->at("recovery").as_array())
+      session.console.out << std::string_view(step.as_string()) << "\n";
+  return session.show(*answer, volume_columns());
+}
+
 }  // namespace
 
 void add_volume_commands(CLI::App& root, Action* action) {
@@ -114,6 +128,16 @@ void add_volume_commands(CLI::App& root, Action* action) {
   CLI::App* show = volume->add_subcommand("show", "Show a volume, its replicas and its attachment");
   show->add_option("name,--name", shown->name, "Name or id of the volume")->required();
   show->callback([=] { *action = [=](Session& session) { return volume_show(session, *shown); }; });
+
+  const auto recovered = std::make_shared<VolumeArguments>();
+  CLI::App* recover = volume->add_subcommand(
+      "recover", "Go on with an old replica when all with current data are lost; says what that loses");
+  recover->add_option("name,--name", recovered->name, "Name or id of the volume")->required();
+  recover->add_option("--replica", recovered->replica, "Which replica, if several can be chosen")
+      ->check(CLI::PositiveNumber);
+  recover->add_flag("--accept-data-loss", recovered->accept_data_loss, "Newer writes are lost for good");
+  add_dry_run(*recover, &recovered->dry_run);
+  recover->callback([=] { *action = [=](Session& session) { return volume_recover(session, *recovered); }; });
 
   const auto removed = std::make_shared<VolumeArguments>();
   CLI::App* remove = volume->add_subcommand("delete", "Delete a volume and its data");

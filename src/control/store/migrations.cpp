@@ -156,6 +156,11 @@ CREATE TABLE node_leases (
 );
 )sql";
 
+// When a replica left in_sync: since then it lacks what was acknowledged.
+constexpr std::string_view kLeft = R"sql(
+ALTER TABLE volume_lvol_mapping ADD COLUMN left_ms BIGINT NOT NULL DEFAULT 0;
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -171,7 +176,8 @@ Result<int64_t> current_version(SqlConnection& connection) {
 const std::vector<Migration>& migrations() {
   static const std::vector<Migration> all = {{1, "first cut", kFirstCut},      {2, "commit receipts", kCommitReceipts},
                                              {3, "fencing", kFencing},         {4, "held writes", kHeldWrites},
-                                             {5, "superblocks", kSuperblocks}, {6, "node leases", kNodeLeases}};
+                                             {5, "superblocks", kSuperblocks}, {6, "node leases", kNodeLeases},
+                                             {7, "when replicas left", kLeft}};
   return all;
 }
 

@@ -43,6 +43,15 @@ struct InSyncChange {
   bool operator==(const InSyncChange&) const = default;
 };
 
+// An operator's word that the set is lost: one replica that is not in it counts from now on, under a new epoch.
+struct Recovery {
+  int64_t volume_id = 0;
+  int64_t epoch = 0;    // the volume's, as it was decided on
+  int64_t version = 0;  // of in_sync
+  int64_t replica_id = 0;
+  std::string lost;  // what may be lost, for the event
+};
+
 // What a step relies on, for a last look before it is taken.
 struct HeldEpoch {
   int64_t volume_id = 0;
@@ -64,6 +73,8 @@ class Store {
   ~Store();
 
   // --- reads
+  // The time that is recorded with what changes.
+  int64_t unix_ms() const { return environment_.unix_ms(); }
   // Whether the database answers.
   Result<void> check();
   Result<Graph> load_graph();
@@ -110,6 +121,9 @@ class Store {
   // Compare-and-set, with an event; false when epoch, version or set was no longer the expected one. True means
   // durable. After an error nothing may be assumed: read the volume again and decide from that.
   Result<bool> change_in_sync(const InSyncChange& change);
+  // Compare-and-set: epoch + 1, also of the volume's attachment, and in_sync holds the one replica alone. `conflict`
+  // when the volume has changed since.
+  Result<void> recover_volume(const Recovery& recovery);
   // The attachment's row, and the volume's writer if it was this one.
   Result<void> remove_attachment(int64_t attachment_id);
   // The lvol's row, its mapping, and the volume's row after its last replica.
@@ -125,6 +139,7 @@ class Store {
   Result<std::string> object_name(Kind kind, int64_t id);
   Result<void> add_replica(const NewVolume& volume, int64_t volume_id, size_t slot, int64_t* replica_id);
   Result<void> remove_volume_if_empty(int64_t volume_id);
+  Result<void> note_who_left(const InSyncChange& change);
 
   std::mutex mutex_;
   std::unique_ptr<SqlConnection> connection_;

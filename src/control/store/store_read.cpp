@@ -64,6 +64,7 @@ VolumeLvolMapping replica_of_row(const SqlRow& row) {
                            .slot = row.integer(3),
                            .nqn = row.text(4),
                            .admitted_host = row.text(5),
+                           .left_ms = row.integer(9),
                            .fenced_epoch = row.integer(6),
                            .status = {row.text(7), row.text(8)}};
 }
@@ -140,11 +141,11 @@ Result<Graph> Store::load_graph() {
       *connection_,
       "SELECT id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason FROM lvols ORDER BY id",
       lvol_of_row, &graph.lvols));
-  TRY(load(
-      *connection_,
-      "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, fenced_epoch, state, reason FROM volume_lvol_mapping "
-      "ORDER BY volume_id, slot",
-      replica_of_row, &graph.replicas));
+  TRY(load(*connection_,
+           "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, fenced_epoch, state, reason, left_ms FROM "
+           "volume_lvol_mapping "
+           "ORDER BY volume_id, slot",
+           replica_of_row, &graph.replicas));
   TRY(load(*connection_,
            "SELECT id, volume_id, node_id, epoch, socket_path, rebuild_percent, wanted, state, reason "
            "FROM volume_vm_mapping ORDER BY id",

@@ -157,6 +157,33 @@ TEST_P(StoreTest, no_decision_about_in_sync_is_made_on_an_old_one_even_if_the_se
   EXPECT_TRUE(change(2, one, both));
 }
 
+TEST_P(StoreTest, a_recovery_mints_an_epoch_for_the_attachment_too_and_is_decided_on_what_was_read) {
+  const int64_t id = make_volume();
+  const int64_t attachment =
+      store_->create_attachment({.volume_id = id, .node_id = compute_, .expected_epoch = 0}).value();
+  const std::vector<int64_t> both = store_->load_graph()->volume(id)->in_sync;
+  environment_.pause_ms(5000);
+  ASSERT_TRUE(
+      *store_->change_in_sync({.volume_id = id, .epoch = 1, .version = 0, .expected = both, .next = {both[0]}}));
+  const int64_t left_ms = store_->load_graph()->replica(both[1])->left_ms;
+  EXPECT_EQ(left_ms, environment_.unix_ms());
+  Recovery recovery{.volume_id = id, .epoch = 1, .version = 0, .replica_id = both[1], .lost = "all"};
+  EXPECT_EQ(store_->recover_volume(recovery).error().code(), Errc::conflict);
+  recovery.version = 1;
+  ASSERT_TRUE(store_->recover_volume(recovery));
+  const Graph graph = store_->load_graph().value();
+  EXPECT_EQ(graph.volume(id)->epoch, 2);
+  EXPECT_EQ(graph.attachment(attachment)->epoch, 2);
+  EXPECT_EQ(graph.volume(id)->writer, attachment);
+  EXPECT_EQ(graph.volume(id)->in_sync, std::vector<int64_t>{both[1]});
+  EXPECT_EQ(graph.replica(both[1])->left_ms, 0);
+  EXPECT_NE(graph.replica(both[0])->left_ms, 0);
+  EXPECT_EQ(store_->events(1)->at(0).state, "recovered");
+  EXPECT_FALSE(
+      *store_->change_in_sync({.volume_id = id, .epoch = 1, .version = 2, .expected = {both[1]}, .next = both}))
+      << "the old epoch is over";
+}
+
 TEST_P(StoreTest, a_fence_is_recorded_for_the_current_epoch_alone_and_never_goes_back) {
   const int64_t volume = make_volume();
   const int64_t replica = store_->load_graph()->replicas[0].id;

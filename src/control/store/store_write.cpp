@@ -9,9 +9,8 @@
 namespace diskengine::control {
 namespace {
 
-constexpr int64_t kMaxEvents = 100'000;               // the oldest go first
-constexpr int64_t kMaxOperations = 100'000;           // likewise
-constexpr std::string_view kInSyncEvent = "in_sync";  // the state of events that tell a change of a volume's in_sync
+constexpr int64_t kMaxEvents = 100'000;      // the oldest go first
+constexpr int64_t kMaxOperations = 100'000;  // likewise
 
 std::string text(std::string_view view) { return std::string(view); }
 
@@ -325,28 +324,6 @@ Result<void> Store::set_rebuild_percent(int64_t attachment_id, int64_t percent) 
   TRY(connection_->execute("UPDATE volume_vm_mapping SET rebuild_percent = $1 WHERE id = $2",
                            {percent, attachment_id}));
   return {};
-}
-
-Result<bool> Store::change_in_sync(const InSyncChange& change) {
-  DE_ASSERT(!change.next.empty());
-  const std::lock_guard lock(mutex_);
-  TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
-  TRY_ASSIGN(const int64_t changed,
-             connection_->execute(
-                 "UPDATE volumes SET in_sync = $1, in_sync_version = in_sync_version + 1 WHERE id = $2 AND epoch = $3 "
-                 "AND in_sync = $4 AND in_sync_version = $5",
-                 {text_from_ids(change.next), change.volume_id, change.epoch, text_from_ids(change.expected),
-                  change.version}));
-  if (changed == 0) return false;
-  if (change.next != change.expected) {
-    TRY_ASSIGN(const std::string name, object_name(Kind::volume, change.volume_id));
-    TRY(add_event(
-        Kind::volume, change.volume_id, name,
-        {text(kInSyncEvent), fmt::format("replicas {} instead of {} hold the current data, epoch {}",
-                                         text_from_ids(change.next), text_from_ids(change.expected), change.epoch)}));
-  }
-  TRY(transaction.commit());
-  return true;
 }
 
 Result<void> Store::remove_attachment(int64_t attachment_id) {

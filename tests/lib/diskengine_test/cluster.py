@@ -30,6 +30,7 @@ class Cluster:
         self.db = case.path("state.db")
         self.api = case.path("api.sock")
         self.planes = {}
+        self.records = {}  # by volume: which file its guests keep what they know in
         self.serve = None
 
     def start(self):
@@ -118,9 +119,14 @@ class Cluster:
     def wait_state(self, state, name="v", timeout_s=30):
         wait_until(lambda: self.attachment(name)["state"] == state, timeout_s, f"attachment of {name} to be {state}")
 
+    def forget_record(self, name="v"):
+        """Guests to come know nothing of what was written before: it must not be read."""
+        self.records[name] = self.records.get(name, 0) + 1
+
     def start_load(self, name="v", blocks=1024, **options):
         """A guest that writes, reads and checks what it reads, until stop_load()."""
-        return self.case.track(FaultGuest(self.case, self.attachment(name), blocks, **options))
+        record = self.case.path(f"{name}.record{self.records.get(name, 0)}")
+        return self.case.track(FaultGuest(self.case, self.attachment(name), blocks, record=record, **options))
 
 
 class FaultGuest(Process):
@@ -133,8 +139,7 @@ class FaultGuest(Process):
         FaultGuest.count += 1
         self.epoch = attachment["epoch"]
         arguments = [program("../test/fault_guest"), "--socket", attachment["socket"], "--blocks", str(blocks)]
-        arguments += ["--record", case.path(f"{attachment['volume']}.record"), "--writer", str(FaultGuest.count)]
-        arguments += ["--epoch", str(self.epoch)]
+        arguments += ["--writer", str(FaultGuest.count), "--epoch", str(self.epoch)]
         for option, value in options.items():
             arguments += [f"--{option}"] + ([] if value is True else [str(value)])
         super().__init__(arguments, case.path(f"guest{FaultGuest.count}.log"))
