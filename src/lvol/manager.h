@@ -118,6 +118,7 @@ class LvolManager final : private DeviceRegistry::Observer {
 
   // DeviceRegistry::Observer
   void on_device_added(const std::shared_ptr<Device>& device) override;
+  void on_examine(const std::shared_ptr<Device>& device) override;
 
   Held* find_store(std::string_view name) const;
   Result<Held*> need_store(std::string_view name) const;

@@ -62,7 +62,7 @@ class RaidManager final : private DeviceRegistry::Observer {
 
  private:
   // DeviceRegistry::Observer
-  void on_device_added(const std::shared_ptr<Device>& device) override;
+  void on_examine(const std::shared_ptr<Device>& device) override;
 
   std::shared_ptr<Volume> make_volume(std::string name, Uuid uuid, bool superblock, unsigned slots);
   Result<void> check(const CreateOptions& options) const;
