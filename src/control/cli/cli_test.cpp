@@ -69,6 +69,19 @@ class CommandTest : public ::testing::Test {
   std::unique_ptr<HttpServer> server_;
 };
 
+TEST_F(CommandTest, a_store_is_checked_where_its_disk_is) {
+  answers_["GET /v1/disks"] = {{200, R"([{"id":3,"node":"s1","path":"/dev/sdx"}])"}};
+  answers_["GET /v1/nodes"] = {{200, R"([{"name":"s0","data_plane":"/x"},{"name":"s1","data_plane":"/no/such.sock"}])"}};
+  for (const char* disk : {"3", "NvmeDisk3", "NvmeDisk3n1"}) {
+    EXPECT_EQ(run({"store", "check", disk}), kExitUnreachable) << disk;
+    EXPECT_NE(err_.str().find("disk 3 belongs to node s1"), std::string::npos) << err_.str();
+    EXPECT_NE(err_.str().find("/no/such.sock"), std::string::npos) << err_.str();
+  }
+  EXPECT_EQ(run({"store", "check", "4"}), kExitNotFound);
+  EXPECT_EQ(run({"store", "check", "lvs"}), kExitUsage);
+  EXPECT_NE(err_.str().find("--data-plane"), std::string::npos) << err_.str();
+}
+
 TEST_F(CommandTest, data_goes_to_stdout_and_progress_to_stderr) {
   answers_["POST /v1/attachments"] = {{201, attachment("new", "")}};
   answers_["GET /v1/attachments/1"] = {{200, attachment("waiting", "replica 1 on s1: not yet")},
