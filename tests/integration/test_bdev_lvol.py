@@ -28,7 +28,7 @@ class Stores(LvolCase):
         self.rpc.bdev_aio_delete(name="disk")
         self.disk()
         self.assertEqual(self.rpc.bdev_lvol_get_lvstores(), [], "nothing of it is left on the disk")
-        self.store(cluster=0)
+        self.rpc.bdev_lvol_create_lvstore(bdev_name="disk", lvs_name="lvs")
         self.assertEqual(self.store_info()["cluster_size"], MIB, "the default")
 
     def test_what_cannot_be_a_store_is_refused_as_spdk_does(self):

@@ -44,7 +44,7 @@ Result<json::value> check_offline_with(client::JsonRpcClient& rpc, const CheckAr
                                        int64_t block_size) {
   TRY(rpc.call("bdev_uring_create",
                json::object{{"name", arguments.disk}, {"filename", arguments.disk}, {"block_size", block_size}}));
-  const Result<json::value> report = call_check(rpc, arguments.disk, arguments.repair);
+  Result<json::value> report = call_check(rpc, arguments.disk, arguments.repair);
   TRY(rpc.call("bdev_uring_delete", json::object{{"name", arguments.disk}}));
   return report;
 }
@@ -93,7 +93,7 @@ Result<json::value> check(Session& session, const CheckArguments& arguments) {
   if (!arguments.data_plane.empty()) return check_online(arguments, arguments.data_plane, arguments.disk);
   if (arguments.disk.find('/') != std::string::npos) {
     session.progress(fmt::format("checking {} offline", arguments.disk));
-    const Result<json::value> report = check_offline(session, arguments);
+    Result<json::value> report = check_offline(session, arguments);
     if (!report && report.error().code() == Errc::busy)
       return report.error().with_context(
           "a disk that is in use is checked through its data plane: give its number, or its store with --data-plane");
