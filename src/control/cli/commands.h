@@ -18,6 +18,7 @@ using Action = std::function<int(Session&)>;
 
 void add_node_commands(CLI::App& root, Action* action);
 void add_disk_commands(CLI::App& root, Action* action);
+void add_store_commands(CLI::App& root, Action* action);
 void add_volume_commands(CLI::App& root, Action* action);
 void add_attachment_commands(CLI::App& root, Action* action);
 void add_status_commands(CLI::App& root, Action* action);
