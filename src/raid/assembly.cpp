@@ -84,13 +84,34 @@ Result<const spec::RaidBaseDisk*> place_of(const AssembleOptions& options, const
   return &*record;
 }
 
+// Who is on record as in sync was so by its own superblock at least: then it holds all that was acknowledged, though
+// the others may have called it out meanwhile, which never got on record.
+Result<void> check_in_sync(const AssembleOptions& options, const AssemblyPlan& plan, const spec::RaidBaseDisk& place,
+                           const NamedLeg& leg) {
+  const std::string& name = leg.device->name();
+  if (!leg.contents.superblock && plan.sequence > kSequenceOfCreation)
+    return refuse(
+        Errc::conflict, options,
+        fmt::format("'{}' holds nothing of it: take it off the record, and add it once the volume is online", name));
+  const bool in_sync = !leg.contents.superblock || place.state == spec::RaidBaseState::configured ||
+                       leg.contents.configured(leg.device->info().uuid);
+  if (in_sync) return {};
+  return refuse(
+      Errc::conflict, options,
+      fmt::format("'{}' is not in sync by the newest superblock (sequence {}) nor by its own ({}): take it off "
+                  "the record, and add it once the volume is online",
+                  name, plan.superblock->seq_number, leg.contents.sequence()));
+}
+
 Result<AssemblyPlan> plan_new(const AssembleOptions& options, std::vector<NamedLeg> legs) {
+  if (!options.create)
+    return refuse(Errc::not_found, options, "the named base bdevs are blank, and no new volume is to be made");
   AssemblyPlan plan;
   plan.uuid = options.uuid;
   plan.slots = options.slots != 0 ? options.slots : static_cast<unsigned>(legs.size());
   if (plan.slots < kLegsMin)
     return refuse(Errc::invalid_argument, options, fmt::format("a mirror has {} to {} legs", kLegsMin, kLegsMax));
-  plan.at_once = std::move(legs);
+  plan.legs = std::move(legs);
   return plan;
 }
 
@@ -114,17 +135,12 @@ Result<AssemblyPlan> plan_assembly(const AssembleOptions& options, std::vector<N
   plan.uuid = plan.superblock->uuid;
   plan.slots = plan.superblock->num_base_bdevs;
   TRY(check_superblock(options, *plan.superblock));
-  for (NamedLeg& leg : legs) {
+  for (const NamedLeg& leg : legs) plan.sequence = std::max(plan.sequence, leg.contents.sequence());
+  for (const NamedLeg& leg : legs) {
     TRY_ASSIGN(const spec::RaidBaseDisk* place, place_of(options, *plan.superblock, leg));
-    plan.sequence = std::max(plan.sequence, leg.contents.sequence());
-    const bool in_sync = leg.contents.superblock && place->state == spec::RaidBaseState::configured;
-    (in_sync ? plan.at_once : plan.later).push_back(std::move(leg));
+    TRY(check_in_sync(options, plan, *place, leg));
   }
-  if (plan.at_once.empty())
-    return refuse(Errc::conflict, options,
-                  fmt::format("the newest superblock among them (sequence {}) calls none of them in sync: name the leg "
-                              "that is",
-                              plan.superblock->seq_number));
+  plan.legs = std::move(legs);
   return plan;
 }
 

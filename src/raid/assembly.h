@@ -1,6 +1,5 @@
-// Which legs a volume is put together from when somebody else keeps the record of who is in sync
-// (RaidManager::assemble), and which of them come in only by being copied to. A pure decision: reading the legs and
-// acting is the manager's.
+// Whether a volume can be put together from the legs that somebody else has on record as in sync
+// (RaidManager::assemble), and by which superblock. A pure decision: reading the legs and acting is the manager's.
 //
 // Any thread.
 #pragma once
@@ -21,7 +20,11 @@ struct AssembleOptions {
   bool confirm_exclusions = true;       // as Volume::set_epoch
   std::vector<std::string> base_bdevs;  // the legs on record as in sync
   unsigned slots = 0;                   // 0: as the superblocks say, or one for each base device
+  bool create = true;                   // blank legs make a new volume
 };
+
+// While a new volume's superblocks have this number it was never online: a leg may still be blank.
+inline constexpr uint64_t kSequenceOfCreation = 1;
 
 // A device that was named, and what was found on it.
 struct NamedLeg {
@@ -35,12 +38,11 @@ struct AssemblyPlan {
   unsigned slots = 0;
   std::optional<spec::RaidSuperblock> superblock;  // the newest; none: the volume is new
   uint64_t sequence = 0;                           // the highest that any of them has
-  std::vector<NamedLeg> at_once;                   // serve from the start
-  std::vector<NamedLeg> later;                     // take their place by a rebuild
+  std::vector<NamedLeg> legs;
 };
 
-// Errc::conflict: a leg knows a later epoch, or none of them was in sync; already_exists: a leg of another volume, or
-// somebody else's data; invalid_argument: sizes or numbers that do not fit; corrupt: a superblock nobody can read.
+// Errc::conflict: a leg knows a later epoch, or is not in sync; already_exists: a leg of another volume, or somebody
+// else's data; invalid_argument: sizes or numbers that do not fit; not_found: all blank, and nothing is to be created.
 Result<AssemblyPlan> plan_assembly(const AssembleOptions& options, std::vector<NamedLeg> legs);
 
 }  // namespace diskengine::raid

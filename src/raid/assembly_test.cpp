@@ -12,19 +12,24 @@ class AssemblyTest : public MirrorTest {
   explicit AssemblyTest(const std::vector<std::string>& names = {"a", "b", "c"}) : MirrorTest(names) {
     EXPECT_TRUE(manager.set_options({.process_window_size_kb = 64, .log_region_kb = 16}));
   }
-  Result<void> assemble(std::vector<std::string> legs, uint64_t epoch = 1, unsigned slots = 2) {
-    Result<void> done = run(manager.assemble(
-        {.name = "r", .uuid = {}, .epoch = epoch, .confirm_exclusions = false, .base_bdevs = legs, .slots = slots}));
+  Result<void> assemble(std::vector<std::string> legs, uint64_t epoch = 1, unsigned slots = 2, bool create = true) {
+    Result<void> done = run(manager.assemble({.name = "r",
+                                              .uuid = {},
+                                              .epoch = epoch,
+                                              .confirm_exclusions = false,
+                                              .base_bdevs = legs,
+                                              .slots = slots,
+                                              .create = create}));
     if (const auto online = registry.find("r"); done && online && raid == nullptr) {
       device = online->get();
       raid = device->open_channel(reactor).value();
     }
     return done;
   }
-  Errc refused(std::vector<std::string> legs, uint64_t epoch = 1, unsigned slots = 2) {
+  Errc refused(std::vector<std::string> legs, uint64_t epoch = 1, unsigned slots = 2, bool create = true) {
     std::vector<std::vector<uint8_t>> before;
     for (const auto& one : disks) before.push_back(one->bytes);
-    const Result<void> done = assemble(std::move(legs), epoch, slots);
+    const Result<void> done = assemble(std::move(legs), epoch, slots, create);
     EXPECT_FALSE(done);
     for (size_t i = 0; i < disks.size(); ++i) EXPECT_TRUE(before[i] == disks[i]->bytes) << "nothing is written";
     return done ? Errc::internal : done.error().code();
@@ -177,13 +182,71 @@ TEST_F(AssemblyTest, ALegUnderRebuildAloneIsNoVolume) {
   EXPECT_EQ(after.refused({"b"}, 2), Errc::conflict);
 }
 
-TEST_F(AssemblyTest, ACreationThatWasCutShortIsDoneAgain) {
-  ASSERT_TRUE(assemble({"a", "b"}));
-  std::fill_n(disk(1).bytes.begin(), 1024 * 1024, uint8_t{0});  // the superblock had not got there
+TEST_F(AssemblyTest, ACreationThatWasCutShortIsDoneAgainAndAWipedLegIsNot) {
+  disk(1).fails = [](const Request& request) { return request.op == Op::write && request.lba == 0; };
+  EXPECT_EQ(assemble({"a", "b"}).error().code(), Errc::io_error);
+  disk(1).fails = nullptr;
+  EXPECT_NE(disk(0).bytes[0], 0) << "one leg has its superblock already";
+  const Result<void> again = assemble({"a", "b"}, 2);
+  ASSERT_TRUE(again) << again.error().message();
+  write(5, 1, 0x11);
+  until_in_sync();
+  EXPECT_TRUE(data_alike(0, 1));
+  std::fill(disk(1).bytes.begin(), disk(1).bytes.end(), uint8_t{0});
   Restarted after({{"a", &disk(0)}, {"b", &disk(1)}});
-  ASSERT_TRUE(after.assemble({"a", "b"}));
-  after.until_in_sync();
-  EXPECT_TRUE(after.data_alike(0, 1));
+  EXPECT_EQ(after.refused({"a", "b"}, 3), Errc::conflict) << "it lost what it is on record for";
+  EXPECT_EQ(after.refused({"b"}, 3, 2, false), Errc::not_found) << "no empty volume in place of a lost one";
+  EXPECT_TRUE(after.assemble({"a"}, 3));
+}
+
+TEST_F(AssemblyTest, TheLegThatWasReadStaysTheOneAfterAnotherCrash) {
+  ASSERT_TRUE(assemble({"a", "b"}));
+  ASSERT_TRUE(run(volume().set_epoch(1, true)));  // exclusions are to be confirmed
+  write(10, 1, 0x11);
+  disk(0).dead = true;  // its exclusion never gets on record
+  Io held(Op::write, 10, 1, 0x22);
+  raid->submit(held);
+  drain();
+  ASSERT_FALSE(held.completed);
+  Restarted second({{"a", &disk(0)}, {"b", &disk(1)}});
+  std::vector<uint8_t> a, b;
+  second.disk(0).before_change = [&](const Request&) {  // the copy to it is about to begin: the second crash
+    if (!a.empty()) return;
+    a = second.disk(0).bytes;
+    b = second.disk(1).bytes;
+  };
+  ASSERT_TRUE(second.assemble({"a", "b"}, 2));
+  EXPECT_EQ(second.read(10), 0x22) << "the newer leg is read";
+  ASSERT_FALSE(a.empty());
+  second.disk(0).bytes = a;
+  second.disk(1).bytes = b;
+  Restarted third({{"a", &second.disk(0)}, {"b", &second.disk(1)}});
+  ASSERT_TRUE(third.assemble({"a", "b"}, 3));
+  third.until_in_sync();
+  EXPECT_EQ(third.read(10), 0x22);
+  ASSERT_TRUE(run(volume().confirm_exclusion(1, "a")));
+  drain();
+}
+
+TEST_F(AssemblyTest, ALegWhoseCopyFailedIsCalledOutBeforeAnotherTakesItsPlace) {
+  ASSERT_TRUE(assemble({"a", "b"}));
+  write(64, 1, 0x22);
+  Restarted after({{"a", &disk(0)}, {"b", &disk(1)}, {"c", &disk(2)}});
+  const auto copies = [](const Request& request) { return request.lba >= kData && request.op != Op::read; };
+  after.disk(1).fails = after.disk(2).fails = copies;
+  ASSERT_TRUE(after.assemble({"a", "b"}, 2));
+  for (int i = 0; i < 50; ++i) after.turn();
+  EXPECT_EQ(after.role(1), SlotRole::empty);
+  bool called_in_sync = false;
+  after.disk(2).fails = [&](const Request& request) {
+    const auto superblock = spec::decode_raid_superblock(after.disk(0).bytes).value();
+    called_in_sync = called_in_sync || superblock.base_bdevs[1].state == spec::RaidBaseState::configured;
+    return copies(request);
+  };
+  ASSERT_TRUE(after.run(after.manager.add_base("r", "c")));
+  for (int i = 0; i < 50; ++i) after.turn();
+  EXPECT_EQ(after.role(1), SlotRole::empty);
+  EXPECT_FALSE(called_in_sync);
 }
 
 TEST_F(AssemblyTest, WhatIsNotThisVolumesLegIsRefusedWithItsReason) {

@@ -309,14 +309,16 @@ Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, LegCo
   if (!why.empty()) {
     LOG_WARN("raid", "device '{}': its superblock of RAID volume '{}' is not used: {}", info.name, superblock.name,
              why);
+    set_aside(device);
     co_return;
   }
 
-  std::vector<std::shared_ptr<Device>> again;
+  const bool renewed = newer || volume == nullptr;
+  const bool was_online = volume != nullptr && volume->state() == VolumeState::online;
   if (newer) {
     // What was assembled so far follows an older superblock: begin anew by this one.
     for (const auto& slot : volume->slots())
-      if (slot->present()) again.push_back(slot->leg->device_ref());
+      if (slot->present()) set_aside(slot->leg->device_ref());
     const Result<void> undone = co_await volume->shut_down(false);
     if (!undone) LOG_WARN("raid", "{}", undone.error().message());
     volume = find(superblock.uuid);
@@ -327,7 +329,22 @@ Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, LegCo
   }
   const unsigned slot_index = record->slot;
   co_await rejoin(volume, device, slot_index, std::move(contents));
-  for (std::shared_ptr<Device>& other : again) co_await examine(std::move(other));
+  const bool came_online = !was_online && volume->state() == VolumeState::online;
+  if (renewed || came_online) co_await examine_set_aside();
+}
+
+void RaidManager::set_aside(const std::shared_ptr<Device>& device) {
+  std::erase_if(set_aside_, [&](const auto& other) { return other.expired() || other.lock() == device; });
+  set_aside_.push_back(device);
+}
+
+// What had no place in a volume may have one now that the volume is another, or online.
+Task<void> RaidManager::examine_set_aside() {
+  const std::vector<std::weak_ptr<Device>> before = std::exchange(set_aside_, {});
+  for (const std::weak_ptr<Device>& one : before) {
+    std::shared_ptr<Device> device = one.lock();
+    if (device != nullptr) co_await examine(std::move(device));
+  }
 }
 
 // `device` has a superblock of `volume`: it is a leg that is awaited, or one that left and is to be rebuilt.
@@ -342,6 +359,7 @@ Task<void> RaidManager::rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<D
                        slot.recorded_uuid == device->info().uuid && !volume->managed();
   if (slot.present() || (!awaited && !returns)) {
     LOG_INFO("raid", "{}: device '{}' is not an active leg", volume->name(), device->name());
+    set_aside(device);
     co_return;
   }
   Result<void> joined = volume->attach(slot, device);

@@ -81,7 +81,6 @@ class RaidManager final : private DeviceRegistry::Observer {
   Task<Result<std::vector<std::shared_ptr<Device>>>> make_way(const AssembleOptions& options, Uuid uuid);
   Task<Result<void>> bring_online(const AssembleOptions& options, const AssemblyPlan& plan);
   Result<void> attach_named(Volume& volume, const AssemblyPlan& plan);
-  void add_later(Volume& volume, const AssemblyPlan& plan);
 
   std::shared_ptr<Volume> make_volume(std::string name, Uuid uuid, bool superblock, unsigned slots);
   Result<void> check(const CreateOptions& options) const;
@@ -90,6 +89,8 @@ class RaidManager final : private DeviceRegistry::Observer {
   Task<Result<void>> check_superblock(Volume& volume, Volume::Slot& slot);
   Task<void> examine(std::shared_ptr<Device> device);
   Task<void> examine_superblock(std::shared_ptr<Device> device, LegContents contents);
+  void set_aside(const std::shared_ptr<Device>& device);
+  Task<void> examine_set_aside();
   Task<void> join_by_name(std::shared_ptr<Device> device);
   Task<void> rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index,
                     LegContents contents);
@@ -100,7 +101,8 @@ class RaidManager final : private DeviceRegistry::Observer {
   RaidEvents events_;
   std::shared_ptr<DmaBuffer> zeroes_;
   std::vector<std::shared_ptr<Volume>> volumes_;
-  std::vector<std::string> assembling_;  // names of volumes that nobody else puts together meanwhile
+  std::vector<std::string> assembling_;           // names of volumes that nobody else puts together meanwhile
+  std::vector<std::weak_ptr<Device>> set_aside_;  // with superblocks of volumes in which they had no place
   Gate examinations_;
 };
 

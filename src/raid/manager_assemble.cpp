@@ -146,11 +146,13 @@ Task<Result<void>> RaidManager::bring_online(const AssembleOptions& options, con
   volume->assembled_under(options.epoch, options.confirm_exclusions);
   Result<void> outcome = attach_named(*volume, plan);
   if (outcome) outcome = co_await volume->go_online_if_complete();
-  if (outcome && volume->state() != VolumeState::online)
-    outcome = Error(Errc::no_device, fmt::format("'{}': a base bdev went away meanwhile", options.name));
-  if (outcome) {
-    add_later(*volume, plan);
-  } else if (!volume->deleting()) {
+  if (outcome && volume->state() != VolumeState::online) {
+    outcome = Error(Errc::no_device, fmt::format("{}: a base bdev went away meanwhile", options.name));
+    for (const auto& slot : volume->slots())
+      if (!slot->present() && slot->attachments > 0)
+        outcome = Error(Errc::io_error, fmt::format("{}: slot {}: {}", options.name, slot->index, slot->reason));
+  }
+  if (!outcome && !volume->deleting()) {
     const Result<void> undone = co_await volume->shut_down(false);
     if (!undone) LOG_WARN("raid", "{}: {}", volume->name(), undone.error().message());
   }
@@ -160,13 +162,13 @@ Task<Result<void>> RaidManager::bring_online(const AssembleOptions& options, con
 
 Result<void> RaidManager::attach_named(Volume& volume, const AssemblyPlan& plan) {
   std::vector<Uuid> legs;
-  for (const NamedLeg& leg : plan.at_once) legs.push_back(leg.device->info().uuid);
+  for (const NamedLeg& leg : plan.legs) legs.push_back(leg.device->info().uuid);
   if (plan.superblock) {
     volume.expect_only(*plan.superblock, legs, plan.sequence);
   } else {
-    for (unsigned i = 0; i < legs.size(); ++i) volume.expect(i, plan.at_once[i].device->name(), legs[i]);
+    for (unsigned i = 0; i < legs.size(); ++i) volume.expect(i, plan.legs[i].device->name(), legs[i]);
   }
-  for (const NamedLeg& leg : plan.at_once) {
+  for (const NamedLeg& leg : plan.legs) {
     const auto slot = std::find_if(volume.slots().begin(), volume.slots().end(), [&](const auto& candidate) {
       return candidate->role == SlotRole::expected && candidate->uuid == leg.device->info().uuid;
     });
@@ -177,23 +179,6 @@ Result<void> RaidManager::attach_named(Volume& volume, const AssemblyPlan& plan)
     Volume::note_found(**slot, leg.contents);
   }
   return {};
-}
-
-// Named legs that the superblocks do not call in sync: the volume serves without them until they were copied to.
-void RaidManager::add_later(Volume& volume, const AssemblyPlan& plan) {
-  for (const NamedLeg& leg : plan.later)
-    for (const auto& slot : volume.slots()) {
-      if (slot->present() || slot->recorded_uuid != leg.device->info().uuid) continue;
-      const Result<void> joined = volume.attach(*slot, leg.device);
-      if (joined) {
-        Volume::note_found(*slot, leg.contents);
-      } else {
-        slot->reason = joined.error().message();
-        LOG_WARN("raid", "{}: {}", volume.name(), joined.error().message());
-      }
-      break;
-    }
-  volume.start_next_rebuild();
 }
 
 }  // namespace diskengine::raid

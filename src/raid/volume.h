@@ -69,6 +69,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     unsigned index = 0;
     SlotRole role = SlotRole::empty;
     bool excluding = false;                 // on its way out: counts as gone
+    bool unrecorded = false;                // in the superblocks of the others it is still in sync
     bool confirmed = false;                 // whoever keeps the record has this leg out already
     OneShot<bool>* confirmation = nullptr;  // its exclusion waits for this
     std::string name;                       // of the device; empty if unknown
@@ -83,6 +84,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     bool found_configured = false;  // that superblock calls the leg in sync
     uint64_t found_epoch = 0;       // in the header of the log that it brought along; 0: none
     bool found_damaged = false;     // that header cannot be believed
+    bool found_unsynced = false;    // that header says it was not the leg to read
     uint64_t left_sequence = 0;     // of the first superblock that calls the leg in `recorded_uuid` out
     uint64_t attachments = 0;       // tells one leg in this slot from the next
     std::shared_ptr<Leg> leg;
@@ -109,8 +111,8 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // Before the volume is online: what is known of slot `index`.
   void expect(unsigned index, std::string device_name, const Uuid& device_uuid);
   void expect_from(const spec::RaidSuperblock& superblock);
-  // Of the legs that the superblock calls in sync only `legs` are awaited; the others left with this assembly, which
-  // comes after the superblock with number `sequence`.
+  // As the superblock says, but in sync are `legs`, by somebody's record, and no others; those that are not among them
+  // left with this assembly, which comes after the superblock with number `sequence`.
   void expect_only(const spec::RaidSuperblock& superblock, const std::vector<Uuid>& legs, uint64_t sequence);
   // Claims `device` for the slot. Checks block size, size and limits against what the volume needs.
   Result<void> attach(Slot& slot, const std::shared_ptr<Device>& device);
@@ -179,6 +181,8 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   DirtyLog& dirty_log() noexcept { return log_; }
   bool keeps_log(const Slot& slot) const noexcept;
   bool legs_are_well() const noexcept;
+  // Whether the superblocks still call a leg in sync that is on its way out: it may lack marks that the others have.
+  bool exclusion_unrecorded() const noexcept;
   // Higher with every leg that leaves.
   uint64_t leg_changes() const noexcept { return leg_changes_; }
   static void note_found(Slot& slot, const LegContents& contents);
@@ -208,6 +212,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   unsigned count_present() const noexcept;
   void choose_log();
   Task<void> load_log();
+  const Slot* choose_source() const noexcept;
   Task<std::optional<spec::RaidDirtyLogHeader>> load_header_of(Slot& slot);
   Task<void> load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>& known);
   Task<void> load_log_of(Slot& slot, std::vector<bool>& known);
@@ -222,6 +227,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Result<void> choose_size();
   DeviceInfo device_info() const;
   Task<void> run_rebuild(Slot& slot);
+  Task<Result<void>> copy_and_record(Slot& slot);
 
   Shared shared_;
   std::string name_;

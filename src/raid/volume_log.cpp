@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/log.h"
 #include "raid/rebuild.h"
@@ -21,6 +22,10 @@ bool Volume::legs_are_well() const noexcept {
     const bool copied_to = rebuild_ != nullptr && &rebuild_->target() == slot.get() && slot->gets_writes;
     return slot->present() && !slot->excluding && (copied_to || (slot->role == SlotRole::in_sync && !slot->unsynced));
   });
+}
+
+bool Volume::exclusion_unrecorded() const noexcept {
+  return std::any_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->unrecorded; });
 }
 
 void Volume::choose_log() {
@@ -59,15 +64,8 @@ Task<void> Volume::load_log() {
   for (uint64_t region = 0; region < log_.regions(); ++region)
     if (strangers || !known[region / spec::kRaidDirtyLogRegionsPerPage]) log_.mark(region);
   if (log_.marked().empty()) co_return;
-  const Slot* first = nullptr;
-  for (const auto& slot : slots_) {
-    if (!slot->present()) continue;
-    if (first == nullptr && slot->found_sequence == newest) {
-      first = slot.get();
-    } else {
-      slot->unsynced = true;
-    }
-  }
+  const Slot* first = choose_source();
+  for (const auto& slot : slots_) slot->unsynced = slot->present() && slot.get() != first;
   LOG_WARN("raid", "{}: was not stopped in order, or a leg is out: up to {} of {} regions may differ; '{}' is read",
            name_, log_.marked().count(), log_.regions(), first->name);
 }
@@ -114,10 +112,22 @@ Task<void> Volume::load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>&
   }
 }
 
+// The leg that is read until the others are like it: the newest, and of several the one that was read before.
+const Volume::Slot* Volume::choose_source() const noexcept {
+  const auto rank = [](const Slot& slot) {
+    return std::tuple(slot.found_epoch, slot.found_sequence, !slot.found_unsynced);
+  };
+  const Slot* best = nullptr;
+  for (const auto& slot : slots_)
+    if (slot->present() && (best == nullptr || rank(*slot) > rank(*best))) best = slot.get();
+  return best;
+}
+
 Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
   const std::optional<spec::RaidDirtyLogHeader> header = co_await load_header_of(slot);
   if (!header || !slot.present()) co_return;
   epoch_ = std::max(epoch_, header->epoch);
+  slot.found_unsynced = (header->unsynced & 1u << slot.index) != 0;
   for (size_t i = 0; i < slots_.size() && i < header->left.size(); ++i)
     if (slots_[i]->recorded_uuid == header->left[i].uuid)
       slots_[i]->left_sequence = std::max(slots_[i]->left_sequence, header->left[i].sequence);
@@ -144,7 +154,10 @@ Task<Result<void>> Volume::store_log_header(Slot& slot) {
   header.region_blocks = log_.region_blocks();
   header.region_count = log_.regions();
   header.block_size = block_size_;
-  for (size_t i = 0; i < slots_.size(); ++i) header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
+    if (slots_[i]->unsynced) header.unsynced |= 1u << i;
+  }
   DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
   spec::encode(header, spec::RaidDirtyLogPageSpan(buffer.data(), spec::kRaidDirtyLogPageBytes));
   const IoStatus status =
@@ -167,6 +180,7 @@ Task<bool> Volume::choose_copy(Slot& slot) {
     slot.copied_in_full = !known;
   }
   log_.to_copy().clear_all();
+  DE_ASSERT(slot.unsynced || slot.recorded != spec::RaidBaseState::configured);
   if (slot.copied_in_full) {
     log_.mark_all();
     log_.to_copy().set_all();

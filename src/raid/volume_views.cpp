@@ -110,7 +110,8 @@ Task<Result<void>> Volume::write_superblocks() {
   const std::vector<uint8_t> bytes = spec::encode(superblock_now());
   Result<void> outcome;
   for (const auto& slot : slots_) {
-    if (!slot->present() || slot->excluding || slot->role == SlotRole::expected) continue;
+    if (!slot->present() || slot->excluding) continue;
+    if (state_ == VolumeState::online && slot->role == SlotRole::attached) continue;  // none of its legs yet
     const uint64_t attachment = slot->attachments;
     Result<void> stored = co_await store_superblock(*slot->control, bytes);
     if (stored && slot->attachments == attachment && slot->present()) stored = co_await store_log_header(*slot);

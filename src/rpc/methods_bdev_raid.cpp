@@ -100,6 +100,7 @@ Task<Reply> assemble(raid::RaidManager& manager, json::object params) {
   options.epoch = uint_param(params, "epoch");
   options.confirm_exclusions = bool_param(params, "confirm_exclusions");
   options.slots = static_cast<unsigned>(uint_param(params, "num_base_bdevs"));
+  options.create = bool_param(params, "create");
   for (const json::value& base : param(params, "base_bdevs").as_array())
     options.base_bdevs.emplace_back(base.as_string());
   Task<Result<void>> assembling = manager.assemble(std::move(options));
