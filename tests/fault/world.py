@@ -14,6 +14,7 @@ import time
 
 from diskengine_test import wait_until
 from diskengine_test.cluster import Cluster
+from diskengine_test.postgres import Postgres
 from network import Network
 
 BLOCKS = 256  # few, so that operations meet
@@ -23,8 +24,11 @@ EPOCH_SLACK_NS = 2_000_000_000
 
 
 class FaultCluster(Cluster):
-    def __init__(self, case):
+    def __init__(self, case, on_postgres):
         super().__init__(case, storage=2, compute=2, interval="300ms")
+        self.postgres = Postgres(case) if on_postgres and Postgres.is_possible() else None
+        if self.postgres is not None:
+            self.db = self.postgres.conninfo
         self.network = Network(case, self.storage + self.compute)
         self.addresses = {node: f"{self.network[node].address}:4420" for node in self.storage}
         self.agents = {}
@@ -57,7 +61,7 @@ class History:
         self.faults = faults
         self.random = random.Random(seed)
         self.say = say
-        self.cluster = FaultCluster(case)
+        self.cluster = FaultCluster(case, on_postgres=self.random.random() < 0.5)
         self.holder = "c1"  # the compute node that has the volume
         self.guests = []
 
@@ -66,15 +70,28 @@ class History:
         self.cluster.make_volume(node=self.holder)
         self.start_guest()
         kinds = [self.kill_plane, self.kill_agent, self.stop_agent, self.stop_plane, self.cut_link, self.cut_link,
-                 self.unplug, self.lock_database, self.move]
+                 self.unplug, self.lose_database]
         for _ in range(self.faults):
-            self.random.choice(kinds)()
-            self.pause(0.1, 1.5)
+            what = self.random.random()
+            if what < 0.15:
+                self.move()
+            else:
+                self.at_once(self.random.sample(kinds, 2 if what < 0.5 else 1))
+            time.sleep(self.random.uniform(0.1, 1.5))
             self.check_guests()
         return self.judge()
 
-    def pause(self, least, most):
-        time.sleep(self.random.uniform(least, most))
+    def at_once(self, kinds):
+        """One fault, or two that overlap; each has a randomness of its own. A fault is a generator: it yields how long it
+        waits. No threads: what a thread starts ends with it."""
+        running = [[time.monotonic(), kind(random.Random(self.random.randrange(1 << 30)))] for kind in kinds]
+        while running:
+            running.sort(key=lambda entry: entry[0])
+            time.sleep(max(0, running[0][0] - time.monotonic()))
+            try:
+                running[0][0] = time.monotonic() + next(running[0][1])
+            except StopIteration:
+                running.pop(0)
 
     def tell(self, what):
         self.say(f"  {what}")
@@ -89,64 +106,73 @@ class History:
 
     # --- faults; each is over when it returns
 
-    def any_node(self):
-        return self.random.choice(self.cluster.storage + self.cluster.compute)
+    def any_node(self, rng):
+        return rng.choice(self.cluster.storage + self.cluster.compute)
 
-    def kill_plane(self):
-        node = self.random.choice([*self.cluster.storage, self.holder])
+    def kill_plane(self, rng):
+        node = rng.choice([*self.cluster.storage, self.holder])
         self.tell(f"kill the data plane of {node}")
         self.cluster.planes[node].kill()
-        self.pause(0, 2)
+        yield rng.uniform(0, 2)
         self.cluster.start_plane(node)
 
-    def kill_agent(self):
-        node = self.any_node()
+    def kill_agent(self, rng):
+        node = self.any_node(rng)
         self.tell(f"kill the agent of {node}")
         self.cluster.agents[node].kill()
-        self.pause(0, 2)
+        yield rng.uniform(0, 2)
         self.cluster.start_agent(node)
 
-    def stop_agent(self):
+    def stop_agent(self, rng):
         """It goes on later with what it had read before."""
-        self.hold(self.cluster.agents[self.any_node()], "an agent", 7)
+        node = self.any_node(rng)
+        yield from self.hold(rng, self.cluster.agents[node], f"the agent of {node}", 7)
 
-    def stop_plane(self):
-        self.hold(self.cluster.planes[self.any_node()], "a data plane", 4)
+    def stop_plane(self, rng):
+        node = self.any_node(rng)
+        yield from self.hold(rng, self.cluster.planes[node], f"the data plane of {node}", 4)
 
-    def hold(self, process, what, most):
+    def hold(self, rng, process, what, most):
         self.tell(f"stop {what} for a while")
-        os.kill(process.pid, signal.SIGSTOP)
-        try:
-            self.pause(0.2, most)
-        finally:
-            os.kill(process.pid, signal.SIGCONT)
+        self.send(process, signal.SIGSTOP)
+        yield rng.uniform(0.2, most)
+        self.send(process, signal.SIGCONT)
 
-    def cut_link(self):
+    def send(self, process, number):
+        """Unless another fault has killed it meanwhile."""
+        if process.exit_code() is None:
+            process.signal(number)
+
+    def cut_link(self, rng):
         """One way, or both, between a compute node and a storage node."""
-        compute, storage = self.network(self.holder), self.network(self.random.choice(self.cluster.storage))
-        ways = self.random.choice([[(compute, storage)], [(storage, compute)], [(compute, storage), (storage, compute)]])
+        network = self.cluster.network
+        compute, storage = network[self.holder], network[rng.choice(self.cluster.storage)]
+        ways = rng.choice([[(compute, storage)], [(storage, compute)], [(compute, storage), (storage, compute)]])
         self.tell(f"cut {', '.join(f'{a.name} to {b.name}' for a, b in ways)}")
         for one, other in ways:
             one.cut_to(other)
-        self.pause(0.2, 6)
+        yield rng.uniform(0.2, 6)
         for one, other in ways:
             one.mend_to(other)
 
-    def unplug(self):
-        machine = self.network(self.any_node())
+    def unplug(self, rng):
+        machine = self.cluster.network[self.any_node(rng)]
         self.tell(f"unplug {machine.name}")
         machine.unplug()
-        self.pause(0.2, 4)
+        yield rng.uniform(0.2, 4)
         machine.plug_in()
 
-    def network(self, node):
-        return self.cluster.network[node]
-
-    def lock_database(self):
+    def lose_database(self, rng):
+        if self.cluster.postgres is not None:
+            self.tell("kill the database")
+            self.cluster.postgres.kill()
+            yield rng.uniform(0.2, 4)
+            self.cluster.postgres.start()
+            return
         self.tell("the database does not answer")
         database = sqlite3.connect(self.cluster.db, timeout=30, isolation_level=None)
         database.execute("BEGIN EXCLUSIVE")
-        self.pause(0.2, 4)
+        yield rng.uniform(0.2, 4)
         database.execute("ROLLBACK")
         database.close()
 
