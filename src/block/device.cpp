@@ -168,6 +168,8 @@ void Channel::submit(Request& request) noexcept {
   request.channel = this;
   request.submit_ticks = reactor_.batch_ticks();
   ++outstanding_;
+  if (request.visit != nullptr) [[unlikely]]
+    enter(request);
   const bool nested = starting_;
   starting_ = true;
   const IoStatus checked = check(request);
@@ -177,6 +179,12 @@ void Channel::submit(Request& request) noexcept {
     finish(request, checked);
   }
   starting_ = nested;
+}
+
+void Channel::enter(Request& request) const noexcept {
+  const DeviceInfo& info = device_->info();
+  request.visit =
+      request.visit->enter(info.name, info.layer, static_cast<uint8_t>(request.op), request.lba, request.blocks);
 }
 
 void Channel::finish(Request& request, IoStatus status) noexcept {
@@ -201,6 +209,8 @@ void Channel::complete(Request& request) noexcept {
   if (took < stats.min_ticks) stats.min_ticks = took;
   stats_.latency[request.op == Op::read ? 0 : request.op == Op::write ? 1 : 2].record(took);
   request.channel = nullptr;
+  if (request.visit != nullptr) [[unlikely]]
+    std::exchange(request.visit, nullptr)->leave(request.status.ok());
   DE_ASSERT(outstanding_ > 0);
   if (--outstanding_ == 0 && !idle_waiters_.empty()) [[unlikely]] {
     std::vector<std::function<void()>> waiters = std::move(idle_waiters_);

@@ -45,6 +45,7 @@ struct DeviceInfo {
   uint32_t buffer_align = 1;         // payload alignment in bytes at which this device needs no copy
   uint32_t max_transfer_blocks = 0;  // longest read or write; 0: no limit. Longer ones fail with IoCode::invalid
   uint32_t optimal_blocks = 0;       // I/O is best split at multiples of this; 0: nothing known
+  trace::Layer layer = trace::Layer::other;  // whose times its I/O counts to in traces
 
   uint64_t size_bytes() const noexcept { return size_blocks * block_size; }
 };
@@ -110,6 +111,7 @@ class Channel : public ListHook {
  private:
   struct Completer;
   IoStatus check(const Request& request) const noexcept;
+  void enter(Request& request) const noexcept;
   void complete(Request& request) noexcept;
 
   std::shared_ptr<Device> device_;

@@ -166,8 +166,10 @@ void BlkQueue::execute(Slot& slot) noexcept {
       return execute_transfer(slot, request, true);
     case spec::VirtioBlkType::flush:
       slot.op = Op::flush;
+      slot.lba = slot.blocks = 0;
       slot.iov = {};
-      return options_.device->channel()->submit(slot);
+      begin_trace(slot, 0);
+      return submit(slot);
     case spec::VirtioBlkType::discard:
       return execute_range(slot, request, true);
     case spec::VirtioBlkType::write_zeroes:
@@ -192,7 +194,17 @@ void BlkQueue::execute_transfer(Slot& slot, const BlkRequest& request, bool writ
   slot.pieces_left = write ? request.to_device : request.from_device;
   slot.rest = slot.pieces_left.front();
   if (!write) slot.used_bytes = static_cast<uint32_t>(bytes + 1);
+  begin_trace(slot, slot.blocks_left);
   submit_part(slot);
+}
+
+void BlkQueue::begin_trace(Slot& slot, uint64_t blocks) noexcept {
+  slot.traced = options_.device->trace(slot.op, slot.lba, blocks);
+}
+
+void BlkQueue::submit(Slot& slot) noexcept {
+  slot.visit = slot.traced;
+  options_.device->channel()->submit(slot);
 }
 
 // Sends the next part that the device takes at once; usually that is all of it. The piece that a part ends in is cut
@@ -204,7 +216,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   if (most == 0 || slot.blocks_left <= most) [[likely]] {
     slot.blocks = std::exchange(slot.blocks_left, 0);
     slot.iov = slot.pieces_left;
-    return options_.device->channel()->submit(slot);
+    return submit(slot);
   }
   slot.blocks = most;
   slot.blocks_left -= most;
@@ -216,7 +228,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   slot.rest = {static_cast<uint8_t*>(last.iov_base) + left, last.iov_len - left};
   if (left > 0) last.iov_len = left;
   slot.pieces_left = slot.pieces_left.subspan(count);
-  options_.device->channel()->submit(slot);
+  submit(slot);
 }
 
 void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard) noexcept {
@@ -235,7 +247,8 @@ void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard
   slot.lba = range.sector / sectors_per_block;
   slot.blocks = range.num_sectors / sectors_per_block;
   slot.iov = {};
-  options_.device->channel()->submit(slot);
+  begin_trace(slot, slot.blocks);
+  submit(slot);
 }
 
 void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
@@ -248,6 +261,7 @@ void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
 void BlkQueue::on_done(Request& request) noexcept {
   Slot& slot = static_cast<Slot&>(request);
   BlkQueue& queue = *slot.queue;
+  if (slot.traced == nullptr) queue.options_.device->ended_untraced(queue.home().batch_ticks() - slot.submit_ticks);
   if (request.status.ok()) [[likely]] {
     if (slot.blocks_left == 0) return queue.finish(slot, spec::kVirtioBlkOk);
     if (queue.options_.device->channel() != nullptr) return queue.submit_part(slot);
@@ -284,12 +298,19 @@ void BlkQueue::at_turn_end() noexcept {
     for (const uint16_t head : returned_) inflight_.release(head);
     inflight_.settle(ring_.used_position());
   }
-  for (const uint16_t head : returned_) slots_[head].busy = false;
-  returned_.clear();
+  for (const uint16_t head : returned_) {
+    slots_[head].busy = false;
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      slots_[head].traced->answered = ticks();
+  }
   outstanding_ -= count;
   window_requests_ += count;
   shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
   if (wanted) signal_driver();
+  for (const uint16_t head : returned_)
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      std::exchange(slots_[head].traced, nullptr)->leave(slots_[head].status.ok());
+  returned_.clear();
   check_memory();
   if (drained_ != nullptr && outstanding_ == 0) [[unlikely]]
     home().post([this] { end_stop(); });

@@ -111,6 +111,8 @@ void add_volume_commands(CLI::App& root, Action* action) {
   show->add_option("name,--name", shown->name, "Name or id of the volume")->required();
   show->callback([=] { *action = [=](Session& session) { return volume_show(session, *shown); }; });
 
+  add_trace_command(*volume, action);
+
   const auto removed = std::make_shared<VolumeArguments>();
   CLI::App* remove = volume->add_subcommand("delete", "Delete a volume and its data");
   remove->add_option("name,--name", removed->name, "Name or id of the volume")->required();
