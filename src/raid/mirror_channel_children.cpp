@@ -183,9 +183,20 @@ void MirrorChannel::open_port(const std::shared_ptr<Leg>& leg) noexcept {
       {.tag = leg->tag(), .leg = leg.get(), .op = Op::write, .status = IoStatus::error(IoCode::disconnected)});
 }
 
+// A leg's tag is free for another one once its last port is closed. What a write remembers of its legs by tag must not
+// be taken for the next leg's.
 void MirrorChannel::close_idle_ports() noexcept {
-  for (Port& port : ports_)
-    if (port.leaving && port.outstanding == 0) port = Port{};
+  if (leaving_ == 0) return;
+  LegMask remembered = 0;
+  const auto look = [&](Request& request) { remembered |= request.context<Io>().sent; };
+  sent_.for_each(look);
+  parked_.for_each(look);
+  for (unsigned tag = 0; tag < kTagsMax; ++tag) {
+    Port& port = ports_[tag];
+    if (!port.leaving || port.outstanding > 0 || (remembered & mask_of(tag)) != 0) continue;
+    port = Port{};
+    leaving_ &= static_cast<LegMask>(~mask_of(tag));
+  }
 }
 
 }  // namespace diskengine::raid
