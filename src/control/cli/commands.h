@@ -30,6 +30,8 @@ std::vector<Column> disk_columns();
 std::vector<Column> volume_columns();
 std::vector<Column> replica_columns(bool with_volume);
 std::vector<Column> attachment_columns();
+// A line below the tables when the attachment is not protected in full.
+void show_protection(Session& session, const boost::json::value& attachment);
 
 Column text_column(std::string title, std::string member, bool is_wide = false);
 Column size_column(std::string title, std::string member, bool is_wide = false);
