@@ -8,8 +8,8 @@
 // --deaf-after on, the back end's calls do not arrive; from --mute-after on, its kicks do not.
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
+#include <ctime>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -26,7 +26,6 @@ using diskengine::Histogram;
 using diskengine::client::VhostCompletion;
 using diskengine::client::VhostDriverQueue;
 using diskengine::client::VhostFrontend;
-using diskengine::client::VhostIo;
 using diskengine::spec::VirtioBlkType;
 
 constexpr unsigned kPrecisionBits = 7;  // quantiles to within 1 %

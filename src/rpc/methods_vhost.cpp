@@ -1,7 +1,7 @@
 #include "rpc/methods_vhost.h"
 
 #include <fmt/format.h>
-#include <string.h>
+#include <cstring>
 
 #include <boost/json/array.hpp>
 
