@@ -48,6 +48,8 @@ struct Request : ListHook {
   // The contract's own.
   Channel* channel = nullptr;
   uint64_t submit_ticks = 0;
+  Request* older = nullptr;  // among those outstanding on the channel, in the order they were submitted
+  Request* newer = nullptr;
 
   // For the layer that received the request, while it has it.
   template <typename T>

@@ -14,6 +14,11 @@ namespace {
 constexpr uint64_t kCoalescingWindowNs = 10'000'000;
 constexpr uint64_t kSignalGapMaxNs = 1'000'000;  // however high the rate is
 
+// For counters with one writer.
+void add_relaxed(std::atomic<uint64_t>& counter, uint64_t count) noexcept {
+  counter.store(counter.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+}
+
 void write_event(const UniqueFd& fd) noexcept {
   if (!fd) return;
   const uint64_t one = 1;
@@ -30,7 +35,7 @@ BlkQueue::BlkQueue(Options options)
       overflow_(std::make_unique_for_overwrite<iovec[]>(size_t{options_.ring.size} * Chain::kPiecesMax)),
       memory_(std::make_unique<MemoryUse>()),
       late_signal_([this] {
-        write_event(options_.call);
+        notify_driver();
         next_signal_ns_ = home().now_ns() + signal_gap_ns_;
       }) {
   returned_.reserve(options_.ring.size);
@@ -306,7 +311,12 @@ void BlkQueue::at_turn_end() noexcept {
   outstanding_ -= count;
   window_requests_ += count;
   shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
-  if (wanted) signal_driver();
+  add_relaxed(shown_completed_, count);
+  if (wanted) {
+    signal_driver();
+  } else {
+    add_relaxed(suppressed_, 1);
+  }
   for (const uint16_t head : returned_)
     if (slots_[head].traced != nullptr) [[unlikely]]
       std::exchange(slots_[head].traced, nullptr)->leave(slots_[head].status.ok());
@@ -318,7 +328,7 @@ void BlkQueue::at_turn_end() noexcept {
 
 void BlkQueue::signal_driver() noexcept {
   if (options_.coalescing.delay_base_us == 0) [[likely]]
-    return write_event(options_.call);
+    return notify_driver();
   const uint64_t now = home().now_ns();
   if (now - window_start_ns_ >= kCoalescingWindowNs) {
     const uint64_t rate = window_requests_ * 1'000'000'000 / (now - window_start_ns_);
@@ -330,9 +340,35 @@ void BlkQueue::signal_driver() noexcept {
   }
   if (now >= next_signal_ns_) {
     next_signal_ns_ = now + signal_gap_ns_;
-    return write_event(options_.call);
+    return notify_driver();
   }
   if (!late_signal_.armed()) late_signal_.arm(home(), next_signal_ns_ - now);
+}
+
+void BlkQueue::notify_driver() noexcept {
+  add_relaxed(notified_, 1);
+  write_event(options_.call);
+}
+
+// The queue outlives the message: it is destroyed by the main reactor after a later message, stop(), was answered.
+void BlkQueue::refresh_progress() {
+  home().post([this] { look_at_ring(); });
+}
+
+void BlkQueue::look_at_ring() noexcept {
+  if (memory_faulted_ || broken() || reactor() == nullptr) return;
+  const uint16_t waiting = ring_.available();
+  shown_waiting_.store(waiting == SplitRing::kBroken ? uint16_t{0} : waiting, std::memory_order_relaxed);
+  shown_unseen_.store(ring_.unseen(), std::memory_order_relaxed);
+  check_memory();
+}
+
+BlkQueue::Progress BlkQueue::progress() const noexcept {
+  return {.completed = shown_completed_.load(std::memory_order_relaxed),
+          .notified = notified_.load(std::memory_order_relaxed),
+          .suppressed = suppressed_.load(std::memory_order_relaxed),
+          .waiting = shown_waiting_.load(std::memory_order_relaxed),
+          .unseen = shown_unseen_.load(std::memory_order_relaxed)};
 }
 
 // Counted each time, logged once: a guest could fill the log.

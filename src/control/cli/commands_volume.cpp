@@ -147,6 +147,8 @@ void add_volume_commands(CLI::App& root, Action* action) {
   add_wait_options(*remove, removed->wait);
   add_dry_run(*remove, &removed->dry_run);
   remove->callback([=] { *action = [=](Session& session) { return volume_delete(session, *removed); }; });
+
+  add_volume_checklist(*volume, action);
 }
 
 }  // namespace diskengine::control::cli
