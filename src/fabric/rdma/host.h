@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "fabric/host.h"
-#include "fabric/rdma/bounce_pool.h"
+#include "fabric/bounce_pool.h"
 #include "fabric/rdma/cm.h"
 #include "fabric/rdma/memory_map.h"
 
