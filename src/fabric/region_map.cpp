@@ -16,6 +16,15 @@ void RegistrarWork::run(std::function<void()> job) {
   more_.notify_one();
 }
 
+void RegistrarWork::dispose(std::shared_ptr<void> object) {
+  {
+    const std::lock_guard lock(mutex_);
+    jobs_.push_back([object = std::move(object)]() mutable { object.reset(); });
+    changed_ = true;  // what could not be registered because of it can be now
+  }
+  more_.notify_one();
+}
+
 const RegionMap::Entry* RegionMap::find(const void* at, size_t bytes) noexcept {
   if (regions_.version() != version_) refresh();
   const auto address = reinterpret_cast<uint64_t>(at);
@@ -104,6 +113,10 @@ void Registrar::serve(const std::shared_ptr<RegionMap>& map) {
   for (const DmaRegions::Region& region : listed) {
     if (!map->seen_.insert(region.id).second) continue;
     Result<std::shared_ptr<void>> made = map->make_(region);
+    if (!made && made.error().code() == Errc::already_exists) {
+      map->seen_.erase(region.id);  // what was there before is on its way out, and then it is tried again
+      continue;
+    }
     if (!made) {
       LOG_WARN("fabric", "{}: the data of this memory is copied", made.error().message());
       continue;

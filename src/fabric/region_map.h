@@ -29,9 +29,7 @@ class RegistrarWork {
  public:
   void run(std::function<void()> job);
   // Destroys it there: taking a registration back takes as long as making it.
-  void dispose(std::shared_ptr<void> object) {
-    run([object = std::move(object)]() mutable { object.reset(); });
-  }
+  void dispose(std::shared_ptr<void> object);
 
  private:
   friend class Registrar;
@@ -46,6 +44,7 @@ class RegistrarWork {
 class RegionMap : public std::enable_shared_from_this<RegionMap> {
  public:
   // Makes a region reachable, on the registrar's thread; it is reachable until what is returned is destroyed.
+  // Errc::already_exists: what was at its addresses before is not disposed of yet.
   using Register = std::function<Result<std::shared_ptr<void>>(const DmaRegions::Region&)>;
   struct Entry {
     DmaRegions::Region region;
