@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "trace/probes.h"
 
 namespace diskengine {
 
@@ -197,6 +198,8 @@ void Channel::submit(Request& request) noexcept {
   request.submit_ticks = reactor_.batch_ticks();
   ++outstanding_;
   link(request);
+  DE_PROBE5(request_submit, &request, device_->info().name.c_str(), static_cast<int>(request.op), request.lba,
+            request.blocks);
   if (request.visit != nullptr) [[unlikely]]
     enter(request);
   const bool nested = starting_;
@@ -249,6 +252,7 @@ void Channel::complete(Request& request) noexcept {
   if (took > stats.max_ticks) stats.max_ticks = took;
   if (took < stats.min_ticks) stats.min_ticks = took;
   stats_.latency[request.op == Op::read ? 0 : request.op == Op::write ? 1 : 2].record(took);
+  DE_PROBE3(request_complete, &request, device_->info().name.c_str(), static_cast<int>(request.status.code));
   request.channel = nullptr;
   unlink(request);
   if (request.visit != nullptr) [[unlikely]]

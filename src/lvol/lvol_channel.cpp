@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "lvol/provisioner.h"
 #include "lvol/store.h"
+#include "trace/probes.h"
 
 namespace diskengine::lvol {
 
@@ -306,6 +307,7 @@ void LvolChannel::to_owner(Piece& piece) noexcept {
   piece.stop = Piece::Stop::owner;
   piece.again = false;
   piece.copied = false;
+  DE_PROBE2(lvol_allocate, piece.whole, piece.cluster);
   if (trace::Visit* visit = piece.whole->visit; visit != nullptr && visit->waiting == 0) [[unlikely]]
     visit->waiting = ticks();
   piece.provisioner = &shared_->store().provisioner();
@@ -326,6 +328,7 @@ void Piece::deliver() noexcept {
 }
 
 void LvolChannel::returned(Piece& piece) noexcept {
+  DE_PROBE2(lvol_allocated, piece.whole, piece.copied);
   if (trace::Visit* visit = piece.whole->visit; visit != nullptr) [[unlikely]] {
     visit->prepared = ticks();
     visit->note(trace::Note::allocated);

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "nvmf/queue.h"
+#include "trace/probes.h"
 
 namespace diskengine::nvmf {
 
@@ -170,6 +171,7 @@ void Queue::begin(TargetCommand& command, NamespacePort& port, Op op) noexcept {
   request.owner = &command;
   request.submit_ticks = 0;
   ++group_.pending_io;
+  DE_PROBE3(nvmf_taken, &request, qid_, command.sqe.cid);
   if (trace::Recorder* recorder = reactor().recorder(); recorder != nullptr)
     io.traced = recorder->begin(port.root, static_cast<uint8_t>(op), 0, 0);
   if (io.traced != nullptr) [[unlikely]]
@@ -251,6 +253,7 @@ void Queue::end_io(TargetCommand& command, Status status, bool do_not_retry) noe
   ++group_.completed_io;
   if (status != Status::success) ++group_.failed_io;
   set_status(command, status, do_not_retry);
+  DE_PROBE2(nvmf_answered, &command.request, static_cast<int>(status));
   const Io& io = command.context<Io>();
   trace::Visit* const traced = io.traced;
   if (traced == nullptr && io.port->root != nullptr && command.request.submit_ticks != 0)

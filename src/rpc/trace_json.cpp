@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json/array.hpp>
+#include <cmath>
 
 #include "block/request.h"
 #include "runtime/clock.h"
@@ -18,7 +19,7 @@ json::string text(std::string_view view) { return json::string(view.data(), view
 // To a hundredth: more would be noise.
 double us_of(uint64_t ticks) {
   const double us = static_cast<double>(ticks) * 1e6 / static_cast<double>(ticks_per_second());
-  return static_cast<double>(static_cast<uint64_t>(us * 100 + 0.5)) / 100;
+  return std::round(us * 100) / 100;
 }
 
 json::array notes_of(const Visit& visit) {
@@ -119,7 +120,7 @@ json::object describe(const SumsByRoot::value_type& root) {
     if (sums.stages[i].total() == 0) continue;
     json::object stage{{"stage", text(trace::name_of(static_cast<trace::Stage>(i)))}};
     for (auto& [name, value] : quantiles(sums.stages[i])) stage[name] = value;
-    stage["share_percent"] = static_cast<double>(static_cast<uint64_t>(sum_of(sums.stages[i]) * 1000 / all)) / 10;
+    stage["share_percent"] = std::round(sum_of(sums.stages[i]) * 1000 / all) / 10;
     stages.push_back(std::move(stage));
   }
   json::object out{{"name", root.first.first},

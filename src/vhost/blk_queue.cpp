@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "trace/probes.h"
 
 namespace diskengine::vhost {
 namespace {
@@ -147,6 +148,7 @@ void BlkQueue::take(uint16_t head) noexcept {
   if (inflight_) inflight_.take(head);
   slot.memory = memory_.get();
   ++slot.memory->requests;
+  DE_PROBE2(vhost_taken, &slot, head);
   const ChainFault fault = ring_.read_chain(head, slot.chain);
   if (fault != ChainFault::none) [[unlikely]] {
     count_bad(name_of(fault).data());
@@ -299,6 +301,7 @@ void BlkQueue::at_turn_end() noexcept {
   if (inflight_)
     for (const uint16_t head : returned_) inflight_.link(head);
   const bool wanted = ring_.publish();
+  DE_PROBE3(vhost_published, options_.name.c_str(), count, wanted);
   if (inflight_) {
     for (const uint16_t head : returned_) inflight_.release(head);
     inflight_.settle(ring_.used_position());

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 
 #include "control/cli/output.h"
 #include "control/sizes.h"
@@ -42,7 +43,7 @@ double leg_us(const TracedLeg& leg) { return number(leg.visit, "leave_us") - num
 
 std::string bar(double us, double total) {
   const double part = total > 0 ? us / total * kBarWidth : 0;
-  const std::string drawn(std::min(static_cast<size_t>(part + 0.5), kBarWidth), '#');
+  const std::string drawn(std::min(static_cast<size_t>(std::lround(part)), kBarWidth), '#');
   return drawn.empty() ? drawn : "  " + drawn;
 }
 
