@@ -40,6 +40,10 @@ void Device::set_size_blocks(uint64_t size_blocks) {
   watchers_.for_each([this](DeviceWatcher& watcher) { watcher.on_resized(*this); });
 }
 
+void Device::announce_cache_lost(const std::shared_ptr<void>& hold) {
+  watchers_.for_each([&](DeviceWatcher& watcher) { watcher.on_cache_lost(*this, hold); });
+}
+
 void Device::announce_removed() {
   removed_ = true;
   on_remove();

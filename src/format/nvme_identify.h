@@ -5,9 +5,12 @@
 // zeroes).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
+#include "base/uuid.h"
 #include "format/nvme.h"
 
 namespace diskengine::spec {
@@ -151,6 +154,21 @@ static_assert(offsetof(IdentifyController, msdbd) == 1803 && offsetof(IdentifyCo
 static_assert(offsetof(IdentifyController, power_states) == 2048 && offsetof(IdentifyController, vendor) == 3072);
 
 enum class ControllerType : uint8_t { not_reported = 0, io = 1, discovery = 2, administrative = 3 };
+
+// Ours, at the start of the vendor's part: a mark, and a UUID that is new with each start of the target's process.
+inline constexpr char kInstanceMark[8] = {'D', 'E', 'I', 'N', 'S', 'T', '0', '1'};
+inline void put_instance(IdentifyController& id, const Uuid& instance) noexcept {
+  std::copy(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor);
+  std::copy(instance.bytes.begin(), instance.bytes.end(), id.vendor + sizeof kInstanceMark);
+}
+// Nil: a controller that says nothing of that kind.
+inline Uuid instance_of(const IdentifyController& id) noexcept {
+  Uuid instance;
+  const uint8_t* from = id.vendor + sizeof kInstanceMark;
+  if (std::equal(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor))
+    std::copy(from, from + instance.bytes.size(), instance.bytes.begin());
+  return instance;
+}
 
 inline constexpr uint8_t kCmicMultipleControllers = 1u << 1;
 inline constexpr uint8_t kCmicAna = 1u << 3;

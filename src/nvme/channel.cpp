@@ -101,6 +101,10 @@ void NvmeChannel::disconnect(std::function<void()> closed) {
   queue_->close();
 }
 
+void NvmeChannel::on_queue_lost() noexcept {
+  if (mode_ == Mode::ready) mode_ = Mode::holding;
+}
+
 void NvmeChannel::on_queue_closed(const Error& reason) noexcept {
   queue_ = nullptr;
   timeout_timer_.cancel();

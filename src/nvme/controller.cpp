@@ -172,7 +172,8 @@ Task<Result<void>> Controller::bring_up() {
   Result<std::vector<NamespaceInfo>> namespaces = co_await association_->read_namespaces();
   CO_TRY(namespaces);
   if (lost_) co_return Error(Errc::unreachable, reason_);
-  identity_ = association_->identity();
+  co_await compare_instance();
+  if (lost_) co_return Error(Errc::unreachable, reason_);
   version_ = association_->version();
   limits_ = association_->limits();
   state_ = State::enabled;
@@ -181,6 +182,24 @@ Task<Result<void>> Controller::bring_up() {
   events_.on_namespaces(*this, *namespaces);
   for (const auto& link : links_) connect_link(link);
   co_return Result<void>{};
+}
+
+// A controller with a volatile write cache that does not say that it is the same process as before may have lost what
+// the cache held. Whoever has its devices hears of it before any I/O goes there.
+Task<void> Controller::compare_instance() {
+  const Uuid before = spec::instance_of(identity_);
+  identity_ = association_->identity();
+  const Uuid now = spec::instance_of(identity_);
+  const bool first = !std::exchange(identified_, true);
+  if (first || !association_->limits().write_cache || (now == before && !now.is_nil())) co_return;
+  LOG_WARN("nvme", "{}: {}: what it had not flushed may be lost", options_.name,
+           now.is_nil() ? "it does not say whether it was started anew" : "it was started anew");
+  OneShot<bool> released(main_);
+  {
+    const std::shared_ptr<void> hold(&released, [](void* shot) { static_cast<OneShot<bool>*>(shot)->set(true); });
+    events_.on_cache_lost(*this, hold);
+  }
+  co_await released;
 }
 
 // Closes the I/O queues and then the admin queue, and waits until nothing of them is left.

@@ -84,6 +84,7 @@ void IoQueue::on_connect_answer() noexcept {
 
 void IoQueue::on_disconnected(const Error& reason) noexcept {
   connect_timer_.cancel();
+  if (owner_ != nullptr) owner_->on_queue_lost();
   // The transport's queue must not be destroyed inside this call.
   reactor_.post([this, error = reason_ ? *reason_ : reason] { finish(error); });
 }

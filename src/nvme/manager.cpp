@@ -208,6 +208,13 @@ Task<void> HostManager::remove_device(std::string name) {
   if (!removed) LOG_WARN("nvme", "{}", removed.error().message());
 }
 
+void HostManager::on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) {
+  const auto at = entries_.find(controller.options().name);
+  if (at == entries_.end() || at->second->detaching) return;
+  for (const auto& [nsid, weak] : at->second->disks)
+    if (const std::shared_ptr<NvmeDisk> disk = weak.lock()) disk->announce_cache_lost(hold);
+}
+
 void HostManager::on_given_up(Controller& controller) { spawn(detach_lost(controller.options().name)); }
 
 Task<void> HostManager::detach_lost(std::string name) {

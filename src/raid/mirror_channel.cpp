@@ -194,7 +194,12 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   }
   give_back(child);
   ports_[tag].leg->read_errors.fetch_add(1, std::memory_order_relaxed);
-  board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = status});
+  board_->report({.tag = tag,
+                  .leg = ports_[tag].leg.get(),
+                  .op = request.op,
+                  .status = status,
+                  .lba = request.lba,
+                  .blocks = request.blocks});
   send_read(request);  // with the child just given back
 }
 

@@ -37,6 +37,8 @@ void LayeredDevice::on_removed(Device&) { spawn<Result<void>>(registry_.remove(n
 
 void LayeredDevice::on_resized(Device& base) { set_size_blocks(base.size_blocks()); }
 
+void LayeredDevice::on_cache_lost(Device&, const std::shared_ptr<void>& hold) { announce_cache_lost(hold); }
+
 struct LayeredChannel::Child final : Request {
   LayeredChannel* channel = nullptr;
   Request* parent = nullptr;
