@@ -48,11 +48,13 @@ std::string headline_of(const Facts& facts, const Diagnosis& diagnosis) {
                               : "The graph exists; the guest asks for nothing at the moment.";
 }
 
+// What is already being looked after, or hurts nobody yet: never the one to act on while there is another.
+bool is_background(const Cause& cause) { return cause.impact == Impact::none || cause.code == "rebuilding"; }
+
 // Certain before likely, what hurts more before what hurts less, and otherwise in the order of the path.
 void rank(std::vector<Cause>* causes) {
   std::stable_sort(causes->begin(), causes->end(), [](const Cause& a, const Cause& b) {
-    if (a.impact == Impact::none || b.impact == Impact::none)
-      if (a.impact != b.impact) return a.impact > b.impact;
+    if (is_background(a) != is_background(b)) return is_background(b);
     if (a.certainty != b.certainty) return a.certainty > b.certainty;
     return a.impact > b.impact;
   });
@@ -61,7 +63,7 @@ void rank(std::vector<Cause>* causes) {
 // What is only the consequence of something deeper that is certain: said there, not as a cause beside it.
 void drop_consequences(std::vector<Cause>* causes) {
   const auto is_root = [](const Cause& cause) {
-    return cause.certainty == Certainty::certain && cause.impact >= Impact::redundancy && cause.code != "rebuilding";
+    return cause.certainty == Certainty::certain && cause.impact >= Impact::redundancy && !is_background(cause);
   };
   if (std::none_of(causes->begin(), causes->end(), is_root)) return;
   std::erase_if(*causes, [](const Cause& cause) { return cause.certainty == Certainty::possible; });

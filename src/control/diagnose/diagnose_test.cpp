@@ -204,6 +204,7 @@ TEST(Diagnose, the_deepest_device_that_holds_requests_is_where_they_wait) {
   Facts facts = sound();
   for (Flow* flow : {&facts.raid.flow, &facts.replicas[0].leg.base, &facts.replicas[0].exported.lvol})
     stand_still(flow);
+  stop_moving(&facts.replicas[0].exported.disk);
   EXPECT_EQ(first(diagnose(facts)), "lvol/lvol-stuck@s1 likely");
   stand_still(&facts.replicas[0].exported.disk);
   EXPECT_EQ(first(diagnose(facts)), "disk/disk-stuck@s1 certain");
@@ -212,6 +213,17 @@ TEST(Diagnose, the_deepest_device_that_holds_requests_is_where_they_wait) {
     stand_still(flow);
   facts.replicas[0].exported.free_clusters = 0;
   EXPECT_EQ(first(diagnose(facts)), "lvol/store-full@s1 certain");
+}
+
+TEST(Diagnose, what_waits_on_a_saturated_reactor_is_not_stuck_in_its_device) {
+  Facts facts = sound();
+  for (Flow* flow : {&facts.replicas[0].exported.lvol, &facts.replicas[0].exported.disk}) stand_still(flow);
+  facts.nodes[1].busiest_share = 1;
+  facts.raid.flow = facts.replicas[0].leg.base = moving(800'000);
+  EXPECT_EQ(first(diagnose(facts)), "target/reactor-saturated@s1 likely");
+  stand_still(&facts.raid.flow);
+  stand_still(&facts.replicas[0].leg.base);
+  EXPECT_EQ(first(diagnose(facts)), "target/reactor-saturated@s1 likely") << "it takes longer than the look";
 }
 
 TEST(Diagnose, latency_is_charged_to_the_stage_that_has_it) {

@@ -18,6 +18,10 @@ inline constexpr int64_t kLoopSurelyStoppedMs = 60'000;
 
 // Whether I/O of the guest stands still somewhere below vhost.
 bool is_stuck(const Facts& facts);
+// Whether requests of a device wait and none of them completes.
+bool stands_still(const Flow& flow);
+// Whether a reactor of the node has no time left, which makes everything on it wait.
+bool is_saturated(const Facts& facts, const std::string& node);
 // Whether something of this replica is known from its storage node.
 bool is_known(const Facts& facts, const ReplicaFacts& replica);
 // "replica 3 on s1"

@@ -78,7 +78,14 @@ void add_queue_causes(const Facts& facts, const QueueFacts& queue, std::vector<C
 
 }  // namespace
 
-bool is_stuck(const Facts& facts) { return facts.raid.flow.oldest_us >= kStuckUs && facts.raid.flow.outstanding > 0; }
+bool is_stuck(const Facts& facts) { return stands_still(facts.raid.flow); }
+
+bool stands_still(const Flow& flow) { return flow.oldest_us >= kStuckUs && flow.completed == 0; }
+
+bool is_saturated(const Facts& facts, const std::string& node) {
+  const NodeFacts* found = facts.node(node);
+  return found != nullptr && found->busiest_share >= kSaturatedShare;
+}
 
 std::string describe(const ReplicaFacts& replica) {
   return fmt::format("replica {} on {}", replica.expected.id, replica.expected.node);

@@ -50,21 +50,22 @@ struct Slow {
   }
 };
 
-bool saturated(const Facts& facts, const std::string& node) {
-  const NodeFacts* found = facts.node(node);
-  return found != nullptr && found->busiest_share >= kSaturatedShare;
-}
-
 // A reactor without time makes every device on it look slow, each more than the one below it.
-bool add_saturated(const Slow& slow, const std::string& node, const char* layer) {
-  if (!saturated(slow.facts, node)) return false;
-  const NodeFacts* found = slow.facts.node(node);
-  slow.add(layer, "reactor-saturated", node, slow.facts.path.raid, Certainty::likely,
-           fmt::format("a reactor of {} has no time left: {} works {:.0f} % of the time", node, found->busiest_name,
-                       found->busiest_share * 100),
-           slow.facts.raid.flow.mean_us);
-  slow.causes.back().evidence[0] = fmt::format("the mirror takes {:.1f} ms", slow.facts.raid.flow.mean_us / 1000);
-  slow.causes.back().next = rpc_command(node, "thread_get_pollers", {});
+bool add_saturated(const Facts& facts, const std::string& node, const char* layer, std::vector<Cause>* causes) {
+  if (!is_saturated(facts, node)) return false;
+  const NodeFacts* found = facts.node(node);
+  causes->push_back({.layer = layer,
+                     .code = "reactor-saturated",
+                     .node = node,
+                     .object = found->busiest_name,
+                     .certainty = Certainty::likely,
+                     .impact = Impact::slow,
+                     .summary = fmt::format("a reactor of {} has no time left: {} works {:.0f} % of the time", node,
+                                            found->busiest_name, found->busiest_share * 100),
+                     .evidence = {is_stuck(facts) ? std::string("nothing completed meanwhile")
+                                                  : fmt::format("the mirror takes {:.1f} ms for each I/O",
+                                                                facts.raid.flow.mean_us / 1000)},
+                     .next = rpc_command(node, "thread_get_pollers", {})});
   return true;
 }
 
@@ -102,11 +103,15 @@ void add_leg_stages(const Slow& slow, double mirror_us) {
 
 void add_latency_causes(const Facts& facts, std::vector<Cause>* causes) {
   const Flow& mirror = facts.raid.flow;
+  const bool is_slow = mirror.completed > 0 && mirror.mean_us >= kSlowUs;
+  if (!is_slow && !is_stuck(facts)) return;
+  bool saturated = add_saturated(facts, facts.path.compute_node, "vhost", causes);
+  for (const NodeFacts& node : facts.nodes)
+    if (node.expected.name != facts.path.compute_node)
+      saturated = add_saturated(facts, node.expected.name, "target", causes) || saturated;
   const ReplicaFacts* leg = slowest(facts);
-  if (mirror.completed == 0 || mirror.mean_us < kSlowUs || leg == nullptr) return;
+  if (saturated || !is_slow || leg == nullptr) return;
   const Slow slow{facts, *leg, *causes};
-  const bool at_target = add_saturated(slow, leg->expected.node, "target");
-  if (add_saturated(slow, facts.path.compute_node, "vhost") || at_target) return;
   const double own_us = mirror.mean_us - leg->leg.base.mean_us;
   if (own_us < mirror.mean_us * kMajorShare) {
     add_leg_stages(slow, mirror.mean_us);

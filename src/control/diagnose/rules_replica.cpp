@@ -164,7 +164,8 @@ bool add_storage_io(Where& at) {
   const ExportFacts& exported = at.exported();
   const ExpectedReplica& expected = at.expected();
   const json::object disk{{"name", expected.disk_bdev}};
-  if (exported.disk.oldest_us >= kStuckUs) {
+  const bool has_time = !is_saturated(at.facts, expected.node);
+  if (has_time && stands_still(exported.disk)) {
     Cause& cause = at.add(
         "disk", "disk-stuck", Certainty::certain,
         fmt::format("the disk {} holds requests and does not complete them", expected.disk_bdev),
@@ -186,7 +187,7 @@ bool add_storage_io(Where& at) {
     return true;
   }
   if (exported.free_clusters == 0 && exported.store) return true;  // add_space has it
-  if (exported.lvol.oldest_us >= kStuckUs) {
+  if (has_time && stands_still(exported.lvol) && exported.disk.outstanding == 0) {
     Cause& cause = at.add(
         "lvol", "lvol-stuck", Certainty::likely,
         fmt::format("the lvol {} holds requests, its disk has none", expected.lvol),
@@ -238,7 +239,7 @@ void add_connection(Where& at, bool storage_is_known) {
                                  : "the storage node could not be asked from here");
     return;
   }
-  if (leg.base.oldest_us >= kStuckUs && storage_is_known && at.exported().lvol.outstanding == 0) {
+  if (stands_still(leg.base) && storage_is_known && at.exported().lvol.outstanding == 0) {
     Cause& cause =
         here(at.add("network", "path-dead", Certainty::likely,
                     fmt::format("the path to {} is dead although its controller is enabled", describe(at.replica)),
@@ -248,7 +249,7 @@ void add_connection(Where& at, bool storage_is_known) {
         "the lvol at the other end has nothing to do: the requests, or their answers, are on the way");
     return;
   }
-  if (leg.base.oldest_us >= kStuckUs && !storage_is_known) {
+  if (stands_still(leg.base) && !storage_is_known) {
     here(at.add("network", "path-dead", Certainty::possible,
                 fmt::format("{} does not answer although its controller is enabled", describe(at.replica)),
                 fmt::format("the oldest request has waited {} ms; the storage node could not be asked from here",
