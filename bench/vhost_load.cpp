@@ -29,7 +29,7 @@ using diskengine::client::VhostFrontend;
 using diskengine::spec::VirtioBlkType;
 
 constexpr unsigned kPrecisionBits = 7;  // quantiles to within 1 %
-constexpr int kWaitMs = 10'000;
+constexpr int kWaitMs = 60'000;
 
 struct Options {
   std::string socket;

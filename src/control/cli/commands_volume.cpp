@@ -149,6 +149,7 @@ void add_volume_commands(CLI::App& root, Action* action) {
   remove->callback([=] { *action = [=](Session& session) { return volume_delete(session, *removed); }; });
 
   add_volume_checklist(*volume, action);
+  add_volume_diagnose(*volume, action);
 }
 
 }  // namespace diskengine::control::cli
