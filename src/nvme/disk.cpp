@@ -16,6 +16,7 @@ std::shared_ptr<NvmeDisk> NvmeDisk::create(std::shared_ptr<Controller> controlle
   DeviceInfo info;
   info.name = name_of(*controller, ns.nsid);
   info.product_name = "NVMe disk";
+  info.layer = trace::Layer::nvme;
   info.uuid = ns.uuid;
   info.block_size = ns.block_size;
   info.size_blocks = ns.size_blocks;

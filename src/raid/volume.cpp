@@ -112,6 +112,22 @@ void Volume::expect_from(const spec::RaidSuperblock& superblock) {
   }
 }
 
+void Volume::expect_only(const spec::RaidSuperblock& superblock, const std::vector<Uuid>& legs, uint64_t sequence) {
+  expect_from(superblock);
+  sequence_ = sequence;
+  for (const auto& slot : slots_) {
+    const bool named = std::find(legs.begin(), legs.end(), slot->recorded_uuid) != legs.end();
+    if (named && slot->role == SlotRole::empty) expect(slot->index, {}, slot->recorded_uuid);
+    if (named || slot->role == SlotRole::empty) continue;
+    slot->role = SlotRole::empty;
+    slot->uuid = {};
+    slot->recorded = spec::RaidBaseState::missing;
+    slot->left_sequence = sequence + 1;
+    slot->reason = "it was not named when the volume was put together";
+    --operational_;
+  }
+}
+
 // --- Legs come and go
 // --------------------------------------------------------------------------------------------------
 
@@ -158,7 +174,8 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
   slot.excluding = slot.confirmed = slot.unsynced = false;
-  slot.found_sequence = 0;
+  slot.found_sequence = slot.found_epoch = 0;
+  slot.found_configured = slot.found_damaged = slot.found_unsynced = false;
   slot.name = info.name;
   slot.uuid = info.uuid;
   slot.data_offset = offset;
@@ -177,7 +194,7 @@ void Volume::detach(Slot& slot, SlotRole role) {
     slot.leg.reset();
   }
   slot.role = role;
-  slot.excluding = slot.unsynced = false;
+  slot.excluding = slot.unsynced = slot.unrecorded = false;
   if (role == SlotRole::empty) {
     slot.name.clear();
     slot.uuid = {};
@@ -235,12 +252,14 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   const bool was_member = slot.role == SlotRole::in_sync || slot.role == SlotRole::rebuilding;
   if (slot.role == SlotRole::in_sync && count_in_sync() == 1)
     co_return Error(Errc::busy, fmt::format("{}: '{}' is its last leg in sync and cannot leave", name_, slot.name));
+  DE_ASSERT(recorded_as != spec::RaidBaseState::configured);
   const uint64_t attachment = slot.attachments;
   slot.excluding = true;
   slot.reason = reason;
   ++leg_changes_;
-  if (slot.role == SlotRole::in_sync) {
+  if (slot.role == SlotRole::in_sync || slot.recorded == spec::RaidBaseState::configured) {
     slot.recorded = recorded_as;
+    slot.unrecorded = superblock_;
     slot.left_sequence = sequence_ + 1;
     promote_unsynced();
   }
@@ -253,6 +272,7 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   // channel has adopted the view without the leg. If it cannot, they are never acknowledged.
   bool recorded = true;
   if (was_member) recorded = co_await record_exclusion(slot);
+  slot.unrecorded = false;
   if (!recorded) stop_writer(fmt::format("the exclusion of '{}' was not recorded", slot.name));
 
   if (slot.attachments != attachment || !slot.present()) co_return Result<void>{};  // the volume went away meanwhile
@@ -276,6 +296,7 @@ Task<bool> Volume::record_exclusion(Slot& slot) {
               written.error().message());
     co_await sleep_for(main(), kSuperblockRetryNs);
   }
+  slot.unrecorded = false;
   bool confirmed = true;
   if (confirm) confirmed = co_await wait_for_confirmation(slot);
   co_return confirmed;
@@ -327,6 +348,7 @@ DeviceInfo Volume::device_info() const {
   DeviceInfo info;
   info.name = name_;
   info.product_name = "Raid Volume";
+  info.layer = trace::Layer::raid;
   info.uuid = uuid_;
   info.block_size = block_size_;
   info.size_blocks = size_blocks_;
@@ -348,6 +370,7 @@ Task<Result<void>> Volume::go_online_if_complete() {
   const std::shared_ptr<Volume> self = shared_from_this();
   const auto complete = [this] { return operational_ > 0 && count_present() == operational_ && !deleting_; };
   if (state_ != VolumeState::configuring || going_online_ || !complete()) co_return Result<void>{};
+  if (waits_for_assembly()) co_return Result<void>{};
   CO_TRY(choose_size());
   going_online_ = true;
   Result<void> outcome;
@@ -358,8 +381,11 @@ Task<Result<void>> Volume::go_online_if_complete() {
       slot->recorded = spec::RaidBaseState::configured;
       slot->recorded_uuid = slot->uuid;
     }
+    const bool created = sequence_ == 0;
     const bool logged = co_await log_.write_pages(true);
-    outcome = co_await write_superblocks();
+    if (complete()) outcome = co_await write_superblocks();
+    if (created && outcome && complete())
+      outcome = co_await write_superblocks();  // past kSequenceOfCreation: every leg has one
     if (!logged && outcome) outcome = Error(Errc::io_error, fmt::format("{}: its log cannot be written", name_));
   }
   if (outcome && complete()) {
@@ -412,32 +438,50 @@ Task<void> Volume::run_rebuild(Slot& slot) {
   if (copied) {
     LOG_INFO("raid", "{}: rebuild of {} regions onto '{}' begins", name_, log_.to_copy().count(), slot.name);
     log_.arm_sweep();  // what is copied comes off the list
-    copied = co_await rebuild_->run();
+    copied = co_await copy_and_record(slot);
   }
   const bool still_there = slot.attachments == attachment && slot.present() && !slot.excluding && !deleting_;
   rebuild_.reset();
   log_.to_copy().clear_all();
-  const bool promoted = slot.role == SlotRole::in_sync && !slot.unsynced;
-  if (still_there && (copied || promoted)) {
-    slot.unsynced = false;
+  if (still_there && copied) {
     slot.role = SlotRole::in_sync;  // it counts from here; reads go to it once the view says so
     slot.reason.clear();
-    slot.recorded = spec::RaidBaseState::configured;
-    slot.recorded_uuid = slot.uuid;
     LOG_INFO("raid", "{}: rebuild onto '{}' is complete", name_, slot.name);
-    if (superblock_) {
-      const Result<void> written = co_await write_superblocks();
-      if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());
-    }
     co_await sync();
     announce(EventType::in_sync, &slot, "it was copied to");
   } else if (still_there) {
-    const Result<void> excluded = co_await exclude(slot, slot.recorded, "rebuild failed: " + copied.error().message());
+    const Result<void> excluded =
+        co_await exclude(slot, spec::RaidBaseState::failed, "rebuild failed: " + copied.error().message());
     if (!excluded) LOG_WARN("raid", "{}: {}", name_, excluded.error().message());
   }
   grow_to_legs();
   start_next_rebuild();
   log_.arm_sweep();
+}
+
+// Ok: the leg holds everything, gets every write, and the superblocks call it in sync. Only then anybody is told: who
+// keeps a record of the legs must not be ahead of them.
+Task<Result<void>> Volume::copy_and_record(Slot& slot) {
+  const bool was_unsynced = slot.unsynced;
+  for (unsigned round = 0; round <= Rebuild::kRestartsMax; ++round) {
+    const Result<void> copied = co_await rebuild_->run();
+    const bool promoted = was_unsynced && slot.role == SlotRole::in_sync && !slot.unsynced;
+    if (promoted) co_return Result<void>{};
+    CO_TRY(copied);
+    if (rebuild_->stopped()) break;
+    slot.unsynced = false;
+    slot.recorded = spec::RaidBaseState::configured;
+    slot.recorded_uuid = slot.uuid;
+    if (superblock_) {
+      const Result<void> written = co_await write_superblocks();
+      if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());
+    }
+    if (rebuild_->stopped()) break;
+    if (!rebuild_->restarts()) co_return Result<void>{};
+    slot.unsynced = was_unsynced;
+    slot.copied_in_full = slot.copied_in_full && !log_.persistent();  // from here on it lacks only what is marked
+  }
+  co_return Error(Errc::canceled, "the leg left, or the one that it is copied from fails writes");
 }
 
 void Volume::on_device_removing() {

@@ -93,10 +93,27 @@ Result<std::shared_ptr<raid::Volume>> volume_of(raid::RaidManager& manager, cons
   return volume;
 }
 
+Task<Reply> assemble(raid::RaidManager& manager, json::object params) {
+  raid::AssembleOptions options;
+  options.name = text_param(params, "name");
+  options.uuid = uuid_param(params, "uuid").value_or(Uuid{});
+  options.epoch = uint_param(params, "epoch");
+  options.confirm_exclusions = bool_param(params, "confirm_exclusions");
+  options.slots = static_cast<unsigned>(uint_param(params, "num_base_bdevs"));
+  options.create = bool_param(params, "create");
+  for (const json::value& base : param(params, "base_bdevs").as_array())
+    options.base_bdevs.emplace_back(base.as_string());
+  Task<Result<void>> assembling = manager.assemble(std::move(options));
+  const Result<void> assembled = co_await assembling;
+  co_return answer(assembled, "cannot put the volume together");
+}
+
 Task<Reply> set_epoch(raid::RaidManager& manager, json::object params) {
   const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
   CO_TRY(volume);
-  const Result<void> set = (*volume)->set_epoch(uint_param(params, "epoch"), bool_param(params, "confirm_exclusions"));
+  Task<Result<void>> setting =
+      (*volume)->set_epoch(uint_param(params, "epoch"), bool_param(params, "confirm_exclusions"));
+  const Result<void> set = co_await setting;
   co_return answer(set, "cannot set the epoch");
 }
 
@@ -153,6 +170,7 @@ void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
   methods.add("bdev_raid_delete", with(remove));
   methods.add("bdev_raid_add_base_bdev", with(add_base));
   methods.add("bdev_raid_remove_base_bdev", with(remove_base));
+  methods.add("diskengine_raid_assemble", with(assemble));
   methods.add("diskengine_raid_set_epoch", with(set_epoch));
   methods.add("diskengine_raid_confirm_exclusion", with(confirm_exclusion));
   methods.add("diskengine_raid_fence", with(fence));
