@@ -1,8 +1,10 @@
 """A data plane in a guest drives emulated NVMe disks on the PCI bus by itself, through VFIO and an emulated IOMMU."""
 
 import hashlib
+import socket
+from concurrent import futures
 
-from diskengine_test import RpcError, TestCase
+from diskengine_test import RpcClient, RpcError, TestCase, wait_until
 from diskengine_test.guest import NVME_TCP_MODULES
 from diskengine_test.nvme_pcie import add_nvme, bind_vfio, make_pcie_guest, nvme_addresses
 from diskengine_test.rdma import GuestDataPlane
@@ -107,3 +109,62 @@ class NvmePcie(TestCase):
         self.guest.run(f"/bin/nvme disconnect -n {NQN}")
         self.end()
         self.assertEqual(digest(media[0]), inside)
+
+    def test_a_reset_under_load_and_an_unplugged_disk(self):
+        media = self.make_file("disk1", DISK_BYTES)
+        io = self.boot_pluggable(media)
+        bind_vfio(self.guest, self.addresses[0])
+        self.assertEqual(self.attach(), ["NvmeDisk1n1"])
+        with futures.ThreadPoolExecutor() as background:
+            load = background.submit(self.load)
+            for _ in range(3):
+                self.assertTrue(io.rpc.bdev_nvme_reset_controller(name="NvmeDisk1"))
+            self.assertFalse(load.done(), "the load ended before the last reset")
+            self.assertGreater(load.result()["ios"], 0)  # an error of any request is an error of the call
+
+            load = background.submit(self.load)
+            wait_until(lambda: io.rpc.bdev_get_iostat()["bdevs"][0]["num_read_ops"] > 0, 10, "the load to begin")
+            self.unplug()
+            self.assertIsInstance(load.exception(), RpcError)
+        with self.assertRaises(RpcError) as gone:
+            self.attach()
+        self.assertEqual(gone.exception.code, -2)
+        self.end()
+
+    def load(self):
+        """On a connection of its own."""
+        rpc = RpcClient(self.io.rpc_path)
+        try:
+            return rpc.diskengine_perf_run(
+                bdev_name="NvmeDisk1n1", read_percent=50, queue_depth=16, duration_ms=5000, warm_up_ms=0
+            )
+        finally:
+            rpc.close()
+
+    def unplug(self):
+        self.monitor("device_del NV1")
+        rpc = self.io.rpc
+        wait_until(lambda: rpc.bdev_get_bdevs() == [], 30, "the bdev of the unplugged disk to go")
+        wait_until(lambda: nvme_addresses(self.guest) == [], 30, "the kernel to let the device go")
+        self.assertEqual(rpc.bdev_nvme_get_controllers(), [])
+
+    def boot_pluggable(self, path):
+        """The disk is behind a root port, and QEMU's monitor is at hand."""
+        port = self.free_port()
+        self.guest = make_pcie_guest(self, [port])
+        self.guest.qemu_args += ["-device", "pcie-root-port,id=port1,chassis=1,slot=1"]
+        add_nvme(self.guest, "NV1", [(path, 512)], bus="port1")
+        self.guest.qemu_args += ["-monitor", f"unix:{self.path('monitor')},server=on,wait=off"]
+        self.guest.start()
+        self.addresses = nvme_addresses(self.guest)
+        self.io = GuestDataPlane(self, self.guest, "io", port, "0x3")
+        return self.io
+
+    def monitor(self, command):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.path("monitor"))
+            connection.settimeout(10)
+            connection.sendall(f"{command}\n".encode())
+            answer = b""
+            while answer.count(b"(qemu)") < 2:  # the prompt before the command, and the one after it
+                answer += connection.recv(4096)

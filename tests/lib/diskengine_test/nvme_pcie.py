@@ -17,9 +17,9 @@ MEMORY_MB = 1024
 
 
 def add_iommu(guest):
-    """Before any other device: the guest has an IOMMU, and its kernel uses it."""
-    guest.qemu_args += ["-machine", "kernel-irqchip=split"]
-    guest.qemu_args += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
+    """The guest has an IOMMU, before any other device, and its kernel uses it."""
+    iommu = ["-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
+    guest.qemu_args[:0] = iommu
     guest.kernel_args.append("intel_iommu=on")
 
 
