@@ -13,6 +13,7 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "raid/manager.h"
+#include "raid/scrub.h"
 #include "raid/test_disk.h"
 
 namespace diskengine::raid {
@@ -248,6 +249,8 @@ class History {
       turn(random_.chance(1, 2) ? main_ : other_);
     } else if (what < 975) {
       add_or_remove();
+    } else if (what >= 997) {
+      if (const auto volume = manager_.find("r")) static_cast<void>(volume->start_scrub(0).has_value());
     } else if (shape_.failures && what < 985) {
       TestDisk& disk = *disks_[random_.below(disks_.size())];
       disk.failure = random_.chance(1, 3) ? IoCode::disconnected : IoCode::io_error;
@@ -339,6 +342,9 @@ class History {
     for (int i = 0; i < 40 && (i < 3 || rebuilding() || !operations_.empty()); ++i) settle();
     EXPECT_TRUE(operations_.empty()) << operations_.size() << " requests never completed";
     EXPECT_FALSE(rebuilding()) << volume->info_json();
+    if (volume->scrub() != nullptr) {
+      EXPECT_EQ(volume->scrub()->findings().differing_blocks, 0u) << volume->scrub_json();
+    }
     compare_legs(*volume);
     other_.post([this] { channels_.pop_back(); });
     other_.turn();

@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "raid/mirror_channel.h"
 #include "raid/rebuild.h"
+#include "raid/repair.h"
+#include "raid/scrub.h"
 
 namespace diskengine::raid {
 
@@ -48,7 +50,9 @@ Volume::Volume(Shared shared, std::string name, Uuid uuid, bool superblock, unsi
       uuid_(uuid),
       superblock_(superblock),
       board_(std::make_shared<Board>(main())),
-      superblock_mutex_(main()) {
+      superblock_mutex_(main()),
+      repairs_(std::make_unique<Repairs>(*this)),
+      process_mutex_(main()) {
   DE_ASSERT(slots >= 1 && slots <= kLegsMax);
   for (unsigned i = 0; i < slots; ++i) {
     slots_.push_back(std::make_unique<Slot>());
@@ -63,7 +67,7 @@ Volume::~Volume() {
   board_->on_failure = nullptr;
   board_->on_marks = nullptr;
   for (const auto& slot : slots_) DE_ASSERT(!slot->present());
-  DE_ASSERT(rebuild_ == nullptr);
+  DE_ASSERT(!processes_run());
 }
 
 Volume::Slot* Volume::slot_of_device(const Device& device) noexcept {
@@ -235,6 +239,7 @@ void Volume::on_leg_failed(const LegFailure& failure) {
   const std::string what = fmt::format("{} failed: {}", diskengine::name_of(failure.op), name_of(failure.status.code));
   if (reading && failure.status.code != IoCode::disconnected) {
     LOG_WARN("raid", "{}: leg '{}': {}: served by another leg", name_, slot->name, what);
+    repair(*slot, failure.lba, failure.blocks);
     return;
   }
   if (slot->role == SlotRole::in_sync && count_in_sync() == 1) {
@@ -348,6 +353,7 @@ DeviceInfo Volume::device_info() const {
   DeviceInfo info;
   info.name = name_;
   info.product_name = "Raid Volume";
+  info.layer = trace::Layer::raid;
   info.uuid = uuid_;
   info.block_size = block_size_;
   info.size_blocks = size_blocks_;
@@ -412,77 +418,6 @@ Task<Result<void>> Volume::go_online_if_complete() {
   co_return Result<void>{};
 }
 
-void Volume::start_next_rebuild() {
-  if (state_ != VolumeState::online || deleting_ || rebuild_ != nullptr) return;
-  for (const auto& slot : slots_)
-    if ((slot->role == SlotRole::attached || slot->unsynced) && !slot->excluding) {
-      spawn(run_rebuild(*slot));
-      return;
-    }
-}
-
-Task<void> Volume::run_rebuild(Slot& slot) {
-  const std::shared_ptr<Volume> self = shared_from_this();
-  const uint64_t attachment = slot.attachments;
-  if (!slot.unsynced) {
-    slot.role = SlotRole::rebuilding;
-    ++operational_;
-  }
-  slot.gets_writes = false;
-  slot.reason = "it is being copied to";
-  rebuild_ = std::make_unique<Rebuild>(*this, slot);
-  Result<void> copied;
-  const bool chosen = co_await choose_copy(slot);
-  if (!chosen) copied = Error(Errc::io_error, "the dirty-region log cannot be written");
-  if (copied) {
-    LOG_INFO("raid", "{}: rebuild of {} regions onto '{}' begins", name_, log_.to_copy().count(), slot.name);
-    log_.arm_sweep();  // what is copied comes off the list
-    copied = co_await copy_and_record(slot);
-  }
-  const bool still_there = slot.attachments == attachment && slot.present() && !slot.excluding && !deleting_;
-  rebuild_.reset();
-  log_.to_copy().clear_all();
-  if (still_there && copied) {
-    slot.role = SlotRole::in_sync;  // it counts from here; reads go to it once the view says so
-    slot.reason.clear();
-    LOG_INFO("raid", "{}: rebuild onto '{}' is complete", name_, slot.name);
-    co_await sync();
-    announce(EventType::in_sync, &slot, "it was copied to");
-  } else if (still_there) {
-    const Result<void> excluded =
-        co_await exclude(slot, spec::RaidBaseState::failed, "rebuild failed: " + copied.error().message());
-    if (!excluded) LOG_WARN("raid", "{}: {}", name_, excluded.error().message());
-  }
-  grow_to_legs();
-  start_next_rebuild();
-  log_.arm_sweep();
-}
-
-// Ok: the leg holds everything, gets every write, and the superblocks call it in sync. Only then anybody is told: who
-// keeps a record of the legs must not be ahead of them.
-Task<Result<void>> Volume::copy_and_record(Slot& slot) {
-  const bool was_unsynced = slot.unsynced;
-  for (unsigned round = 0; round <= Rebuild::kRestartsMax; ++round) {
-    const Result<void> copied = co_await rebuild_->run();
-    const bool promoted = was_unsynced && slot.role == SlotRole::in_sync && !slot.unsynced;
-    if (promoted) co_return Result<void>{};
-    CO_TRY(copied);
-    if (rebuild_->stopped()) break;
-    slot.unsynced = false;
-    slot.recorded = spec::RaidBaseState::configured;
-    slot.recorded_uuid = slot.uuid;
-    if (superblock_) {
-      const Result<void> written = co_await write_superblocks();
-      if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());
-    }
-    if (rebuild_->stopped()) break;
-    if (!rebuild_->restarts()) co_return Result<void>{};
-    slot.unsynced = was_unsynced;
-    slot.copied_in_full = slot.copied_in_full && !log_.persistent();  // from here on it lacks only what is marked
-  }
-  co_return Error(Errc::canceled, "the leg left, or the one that it is copied from fails writes");
-}
-
 void Volume::on_device_removing() {
   if (!deleting_) spawn<Result<void>>(shut_down(false));
 }
@@ -495,6 +430,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
   const bool was_online = state_ == VolumeState::online;
   state_ = VolumeState::offline;
   if (rebuild_ != nullptr) rebuild_->cancel("the volume is being deleted");
+  if (scrub_ != nullptr) scrub_->stop("the volume is being deleted");
   if (clear_superblock && superblock_) co_await clear_superblocks();
 
   Result<void> outcome;
@@ -505,7 +441,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
       while (!device_.expired()) co_await sleep_for(main(), 1'000'000);
     }
   }
-  while (rebuild_ != nullptr) co_await sleep_for(main(), 1'000'000);
+  while (processes_run()) co_await sleep_for(main(), 1'000'000);
   if (was_online && !fenced_ && outcome) co_await log_.close();
   std::vector<std::weak_ptr<Leg>> draining;
   for (const auto& slot : slots_) {

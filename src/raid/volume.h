@@ -26,6 +26,8 @@
 namespace diskengine::raid {
 
 class Rebuild;
+class Repairs;
+class Scrub;
 class RaidDevice;
 
 struct RaidOptions {
@@ -148,6 +150,14 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // new requests fail with IoCode::fenced. Errc::conflict: `epoch` is not later than the volume's own.
   Task<Result<void>> fence(uint64_t epoch);
 
+  // Compares all legs in sync (raid/scrub.h). Errc::already_exists: a scrub is under way; busy: it is not online.
+  Result<void> start_scrub(uint64_t max_bandwidth_mb_sec);
+  // Returns when it has ended; its findings stay until the next one. Errc::not_found: none is under way.
+  Task<Result<void>> stop_scrub();
+  const Scrub* scrub() const noexcept { return scrub_.get(); }
+  const Repairs& repairs() const noexcept { return *repairs_; }
+  std::string scrub_json() const;
+
   // Unregisters the device, writes zeroes over superblocks if told, and lets every leg go. Errc::timed_out: its users
   // did not let go of it in time; it is gone from the registry and its legs are released all the same.
   Task<Result<void>> shut_down(bool clear_superblock);
@@ -162,7 +172,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // The bdev_raid_create call that makes it again; empty if its superblocks do.
   std::string config_json() const;
 
-  // For Rebuild.
+  // For Rebuild, Repairs and Scrub.
   Reactor& main() const noexcept { return shared_.registry.main_reactor(); }
   const RaidOptions& options() const noexcept { return shared_.options; }
   Board& board() noexcept { return *board_; }
@@ -176,6 +186,13 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<unsigned> lock_range(uint64_t begin, uint64_t end);
   void unlock_range(unsigned lock) noexcept { locks_[lock] = RangeLock{}; }
   Task<Result<void>> write_superblocks();
+  bool rebuilding() const noexcept { return rebuild_ != nullptr; }
+  // One of repairs and scrub at a time.
+  TaskMutex& process_mutex() noexcept { return process_mutex_; }
+  void announce(EventType type, const Slot* slot, std::string reason);
+  // The leg could not read these blocks, or write what a process wrote.
+  void repair(Slot& slot, uint64_t lba, uint64_t blocks);
+  void leg_failed_write(const Slot& slot, IoStatus status);
 
   // For DirtyLog, and of it (volume_log.cpp).
   DirtyLog& dirty_log() noexcept { return log_; }
@@ -201,7 +218,6 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<bool> record_exclusion(Slot& slot);
   // volume_epoch.cpp
   Event event_of(EventType type, const Slot* slot, std::string reason) const;
-  void announce(EventType type, const Slot* slot, std::string reason);
   Result<void> check_epoch(uint64_t epoch) const;
   void stop_writer(std::string reason);
   void wake_confirmations();
@@ -226,6 +242,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   spec::RaidSuperblock superblock_now() const;
   Result<void> choose_size();
   DeviceInfo device_info() const;
+  bool processes_run() const noexcept;
   Task<void> run_rebuild(Slot& slot);
   Task<Result<void>> copy_and_record(Slot& slot);
 
@@ -265,6 +282,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   DirtyLog log_{*this};
   uint64_t leg_changes_ = 0;
   std::unique_ptr<Rebuild> rebuild_;
+  std::unique_ptr<Repairs> repairs_;
+  TaskMutex process_mutex_;
+  std::unique_ptr<Scrub> scrub_;  // the last one
 };
 
 // What the registry lists: a thin face of the volume for the layers above.

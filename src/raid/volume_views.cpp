@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "raid/mutation.h"
 #include "raid/rebuild.h"
+#include "raid/repair.h"
+#include "raid/scrub.h"
 #include "raid/volume.h"
 
 namespace diskengine::raid {
@@ -219,6 +221,8 @@ std::string Volume::info_json() {
   if (state_ == VolumeState::configuring) out += fmt::format(R"(,"reason":{})", quoted(why_configuring()));
   if (rebuild_ != nullptr && rebuild_->target().role == SlotRole::rebuilding && !rebuild_->target().excluding)
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
+  if (scrub_ != nullptr) out += ",\"scrub\":" + scrub_json();
+  out += ",\"repairs\":" + repairs_->json();
   out += "," + epoch_json() + ",\"base_bdevs_list\":[";
   for (const auto& slot : slots_) out += (slot->index == 0 ? "" : ",") + slot_json(*slot);
   return out + "]}";

@@ -133,6 +133,30 @@ Task<Reply> fence(raid::RaidManager& manager, json::object params) {
   co_return answer(fenced, "the volume is not fenced");
 }
 
+// --- Scrubs
+// ------------------------------------------------------------------------------------------------------------
+
+Task<Reply> scrub_start(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  const uint64_t limit = uint_param_or(params, "max_bandwidth_mb_sec", manager.options().process_max_bandwidth_mb_sec);
+  co_return answer((*volume)->start_scrub(limit), "the scrub is not started");
+}
+
+Task<Reply> scrub_stop(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  Task<Result<void>> stopping = (*volume)->stop_scrub();
+  const Result<void> stopped = co_await stopping;
+  co_return answer(stopped, "no scrub is stopped");
+}
+
+Task<Reply> scrub_status(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  co_return json::parse((*volume)->scrub_json());
+}
+
 json::object event_object(const raid::Event& event) {
   json::object object{{"id", event.id},         {"type", raid::name_of(event.type)},
                       {"volume", event.volume}, {"uuid", event.volume_uuid.to_string()},
@@ -175,6 +199,9 @@ void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
   methods.add("diskengine_raid_confirm_exclusion", with(confirm_exclusion));
   methods.add("diskengine_raid_fence", with(fence));
   methods.add("diskengine_raid_wait_events", with(wait_events));
+  methods.add("diskengine_raid_scrub_start", with(scrub_start));
+  methods.add("diskengine_raid_scrub_stop", with(scrub_stop));
+  methods.add("diskengine_raid_scrub_status", with(scrub_status));
 }
 
 }  // namespace diskengine::rpc

@@ -149,6 +149,60 @@ class Rebuild(RaidCase):
         self.assertTrue(self.rpc.bdev_raid_delete(name="r"))
 
 
+class Scrubs(RaidCase):
+    def status(self):
+        return self.rpc.diskengine_raid_scrub_status(name="r")
+
+    def scrub(self):
+        self.assertTrue(self.rpc.diskengine_raid_scrub_start(name="r"))
+        wait_until(lambda: self.status()["state"] == "done", 30, "the scrub to end")
+        return self.status()
+
+    def test_a_scrub_under_load_finds_nothing_and_a_flipped_bit_is_named(self):
+        for name in ("a", "b"):
+            path = self.make_file(name, 32 * MIB)
+            self.rpc.bdev_uring_create(name=name, filename=path, block_size=512)
+        self.create()
+        self.assertEqual(self.status(), {"state": "none"})
+        self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=64)
+        self.fails(-17, "diskengine_raid_scrub_start", name="r")
+        self.load(read_percent=30, duration_ms=600)
+        wait_until(lambda: self.status()["state"] == "done", 30, "the scrub to end")
+        status = self.status()
+        self.assertEqual((status["differing_blocks"], status["progress"]["percent"]), (0, 100))
+        with open(self.path("b"), "r+b") as file:
+            file.seek(9 * MIB + 7)
+            file.write(b"\x5a")
+        status = self.scrub()
+        self.assertEqual(status["differing_blocks"], 1)
+        self.assertEqual((status["differences"][0]["lba"], status["differences"][0]["blocks"]), (9 * MIB // 512, 1))
+        types = [event["type"] for event in self.rpc.diskengine_raid_wait_events(timeout_ms=0)["events"]]
+        self.assertEqual(types[-2:], ["legs_differ", "scrub_ended"])
+
+    def test_what_a_leg_cannot_read_is_rewritten(self):
+        self.ram("a", "b")
+        self.rpc.bdev_error_create(base_name="b")
+        self.create(bases=("a", "EE_b"))
+        self.rpc.bdev_error_inject_error(name="EE_b", io_type="read", error_type="failure", num=1)
+        status = self.scrub()
+        self.assertGreater(status["healed_blocks"], 0)
+        self.assertEqual((status["unreadable_blocks"], self.states()), (0, ["in_sync", "in_sync"]))
+        self.rpc.bdev_error_inject_error(name="EE_b", io_type="read", error_type="failure", num=1)
+        self.load(read_percent=100)
+        wait_until(lambda: self.volume()["repairs"]["blocks"] > 0, 10, "the repair")
+
+    def test_a_scrub_is_stopped_and_goes_with_its_volume(self):
+        self.ram("a", "b")
+        self.create()
+        self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=1)
+        self.assertTrue(self.rpc.diskengine_raid_scrub_stop(name="r"))
+        self.fails(-2, "diskengine_raid_scrub_stop", name="r")
+        self.assertEqual(self.status()["state"], "stopped")
+        self.assertIn("on request", self.status()["reason"])
+        self.assertTrue(self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=1))
+        self.assertTrue(self.rpc.bdev_raid_delete(name="r"))
+
+
 class DiskCase(RaidCase):
     """Disks in files, which a process that is started anew finds as they were."""
 

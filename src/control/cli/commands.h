@@ -20,6 +20,11 @@ void add_node_commands(CLI::App& root, Action* action);
 void add_disk_commands(CLI::App& root, Action* action);
 void add_store_commands(CLI::App& root, Action* action);
 void add_volume_commands(CLI::App& root, Action* action);
+void add_trace_command(CLI::App& volume, Action* action);
+void add_volume_checklist(CLI::App& volume, Action* action);
+void add_volume_diagnose(CLI::App& volume, Action* action);
+void add_rpc_command(CLI::App& root, Action* action);
+void add_support_commands(CLI::App& root, Action* action);
 void add_attachment_commands(CLI::App& root, Action* action);
 void add_status_commands(CLI::App& root, Action* action);
 

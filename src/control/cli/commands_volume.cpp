@@ -129,6 +129,8 @@ void add_volume_commands(CLI::App& root, Action* action) {
   show->add_option("name,--name", shown->name, "Name or id of the volume")->required();
   show->callback([=] { *action = [=](Session& session) { return volume_show(session, *shown); }; });
 
+  add_trace_command(*volume, action);
+
   const auto recovered = std::make_shared<VolumeArguments>();
   CLI::App* recover = volume->add_subcommand(
       "recover", "Go on with an old replica when all with current data are lost; says what that loses");
@@ -145,6 +147,9 @@ void add_volume_commands(CLI::App& root, Action* action) {
   add_wait_options(*remove, removed->wait);
   add_dry_run(*remove, &removed->dry_run);
   remove->callback([=] { *action = [=](Session& session) { return volume_delete(session, *removed); }; });
+
+  add_volume_checklist(*volume, action);
+  add_volume_diagnose(*volume, action);
 }
 
 }  // namespace diskengine::control::cli
