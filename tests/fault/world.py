@@ -180,6 +180,10 @@ class History:
         """The volume goes to the other compute node; the one that had it is not asked, and its guest goes on trying."""
         self.holder = "c2" if self.holder == "c1" else "c1"
         self.tell(f"move the volume to {self.holder}")
+        # A guest that was left behind there would find its disk again, and write under an epoch that it does not know.
+        for guest in [guest for guest in self.guests if guest.node == self.holder]:
+            guest.kill()
+            self.guests.remove(guest)
         self.cluster.cli("attachment", "move", "v", "--node", self.holder, "--no-wait")
         self.start_guest()
 

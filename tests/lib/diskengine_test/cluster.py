@@ -138,6 +138,7 @@ class FaultGuest(Process):
     def __init__(self, case, attachment, blocks, **options):
         FaultGuest.count += 1
         self.epoch = attachment["epoch"]
+        self.node = attachment["node"]
         arguments = [program("../test/fault_guest"), "--socket", attachment["socket"], "--blocks", str(blocks)]
         arguments += ["--writer", str(FaultGuest.count), "--epoch", str(self.epoch)]
         for option, value in options.items():
