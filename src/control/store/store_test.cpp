@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "control/naming.h"
 #include "control/store/migrations.h"
 #include "control/store/open_database.h"
 #include "control/store/postgres.h"
@@ -182,6 +183,32 @@ TEST_P(StoreTest, a_recovery_mints_an_epoch_for_the_attachment_too_and_is_decide
   EXPECT_FALSE(
       *store_->change_in_sync({.volume_id = id, .epoch = 1, .version = 2, .expected = {both[1]}, .next = both}))
       << "the old epoch is over";
+}
+
+TEST_P(StoreTest, a_move_takes_the_next_epoch_to_another_node_and_only_from_the_epoch_it_was_decided_on) {
+  const int64_t id = make_volume();
+  const int64_t attachment =
+      store_->create_attachment({.volume_id = id, .node_id = compute_, .expected_epoch = 0}).value();
+  Node other;
+  other.name = "c2";
+  other.role = kRoleCompute;
+  other.vhost_dir = "/other/";
+  const int64_t node = store_->put_node(other).value();
+  EXPECT_EQ(store_->move_attachment({.attachment_id = attachment, .node_id = node, .expected_epoch = 0}).error().code(),
+            Errc::conflict);
+  EXPECT_EQ(store_->move_attachment({.attachment_id = attachment, .node_id = 99, .expected_epoch = 1}).error().code(),
+            Errc::not_found);
+  ASSERT_TRUE(store_->move_attachment({.attachment_id = attachment, .node_id = node, .expected_epoch = 1}));
+  const Graph graph = store_->load_graph().value();
+  EXPECT_EQ(graph.volume(id)->epoch, 2);
+  EXPECT_EQ(graph.volume(id)->writer, attachment);
+  EXPECT_EQ(graph.attachment(attachment)->epoch, 2);
+  EXPECT_EQ(graph.attachment(attachment)->node_id, node);
+  EXPECT_EQ(graph.attachment(attachment)->socket_path, "/other/" + vhost_controller_name(attachment));
+  const std::vector<int64_t> both = graph.volume(id)->in_sync;
+  EXPECT_FALSE(
+      *store_->change_in_sync({.volume_id = id, .epoch = 1, .version = 0, .expected = both, .next = {both[0]}}))
+      << "the node that had it decides nothing any more";
 }
 
 TEST_P(StoreTest, a_fence_is_recorded_for_the_current_epoch_alone_and_never_goes_back) {
