@@ -16,9 +16,13 @@ class ClusterFaults(TestCase):
 
     def test_no_acknowledged_write_is_lost_and_the_legs_end_alike(self):
         seed = int(os.environ.get("DISKENGINE_FAULT_SEED") or secrets.randbelow(1 << 32))
-        faults = int(os.environ.get("DISKENGINE_FAULTS") or 8)
-        print(f"replay: DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULTS={faults} python3 tests/run_file.py "
-              "tests/integration/test_cluster_faults.py", flush=True)
-        seen = History(self, seed, faults).run()
+        faults = int(os.environ.get("DISKENGINE_FAULTS") or 5)
+        replay = (f"DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULTS={faults} python3 tests/run_file.py "
+                  "tests/integration/test_cluster_faults.py")
+        print(f"replay: {replay}", flush=True)
+        try:
+            seen = History(self, seed, faults).run()
+        except Exception as error:
+            raise AssertionError(f"replay: {replay}") from error
         print(f"{seen}", flush=True)
         self.assertGreater(seen["writes"], 0)
