@@ -1,6 +1,7 @@
 // The limit that NVMe/TCP is measured against: two processes, one core each, exchanging messages of the same sizes over
-// loopback TCP with nothing behind them. Each side receives without blocking into a staging buffer, takes all whole
-// messages out of it, and sends what it has to say with one sendmsg per loop; it spins for a while before it blocks.
+// loopback TCP with nothing behind them. Every message under way has memory of its own. Each side receives without
+// blocking into a staging buffer, takes all whole messages out of it, and sends what it has to say with one sendmsg per
+// loop; it spins for a while before it blocks.
 //
 //   raw_tcp --op read|write --qd N --size BYTES --seconds S [--cores A,B]
 //
@@ -84,12 +85,12 @@ void tune(int fd) {
 // One end: counts whole messages in, sends messages out.
 class End {
  public:
-  End(int fd, size_t in_bytes, size_t out_bytes, const std::vector<size_t>& out_parts)
+  End(int fd, unsigned depth, size_t in_bytes, size_t out_bytes, const std::vector<size_t>& out_parts)
       : fd_(fd),
         in_bytes_(in_bytes),
         out_bytes_(out_bytes),
         staging_(kStagingBytes),
-        out_(out_bytes),
+        out_(out_bytes * depth),
         parts_(out_parts) {
     const int one = 1;
     setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -122,7 +123,7 @@ class End {
       const ssize_t sent = sendmsg(fd_, &message, MSG_NOSIGNAL);
       if (sent < 0) return errno == EAGAIN;
       to_send_ -= static_cast<size_t>(sent);
-      out_at_ = (out_at_ + static_cast<size_t>(sent)) % out_bytes_;
+      out_at_ = (out_at_ + static_cast<size_t>(sent)) % out_.size();
     }
     return true;
   }
@@ -141,12 +142,12 @@ class End {
   size_t fill(iovec* pieces) {
     size_t count = 0, left = to_send_, at = out_at_;
     while (left > 0 && count < kPiecesMax) {
-      size_t start = 0, part = 0;
+      size_t start = at - at % out_bytes_, part = 0;
       while (at >= start + parts_[part]) start += parts_[part++];
       const size_t length = std::min(start + parts_[part] - at, left);
       pieces[count++] = {out_.data() + at, length};
       left -= length;
-      at = (at + length) % out_bytes_;
+      at = (at + length) % out_.size();
     }
     return count;
   }
@@ -179,7 +180,7 @@ void serve(int listener, const Options& options, Shared& shared) {
   DE_ASSERT(fd >= 0);
   const std::vector<size_t> parts = options.read ? std::vector<size_t>{kDataHeaderBytes, options.size, kResponseBytes}
                                                  : std::vector<size_t>{kResponseBytes};
-  End end(fd, options.request_bytes(), options.response_bytes(), parts);
+  End end(fd, options.queue_depth, options.request_bytes(), options.response_bytes(), parts);
   Pace pace;
   for (;;) {
     const int got = end.receive();
@@ -201,7 +202,7 @@ void load(int fd, const Options& options, const Shared& shared) {
   pin(options.client_core);
   const std::vector<size_t> parts =
       options.read ? std::vector<size_t>{kCommandBytes} : std::vector<size_t>{kCommandBytes, options.size};
-  End end(fd, options.response_bytes(), options.request_bytes(), parts);
+  End end(fd, options.queue_depth, options.response_bytes(), options.request_bytes(), parts);
   SystemClock clock;
   Histogram latency(7);
   std::vector<uint64_t> sent_at(options.queue_depth, ticks());

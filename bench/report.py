@@ -29,10 +29,11 @@ COLUMNS = [
     ("CPU us/IO", lambda r: parts(r["cpu_us_per_io"], 2)),
     ("calls/IO", lambda r: parts(r["calls_per_io"], 2)),
     ("of limit", lambda r: f"{100 * r['of_limit']:.0f} %" if r["of_limit"] else ""),
+    ("min - max", lambda r: f"{100 * r['of_limit_min']:.0f} - {100 * r['of_limit_max']:.0f}" if r["of_limit"] else ""),
 ]
 
 
-def print_table(rows, idle):
+def print_table(rows, first_writes, idle):
     cells = [[column(row) for _, column in COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in [[title for title, _ in COLUMNS], *cells]) for i in range(len(COLUMNS))]
     show = lambda line: "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths)))
@@ -43,6 +44,11 @@ def print_table(rows, idle):
             print(f"\n{last}  (CPU and calls: {', '.join(row['cpu_us_per_io'] or ['-'])})")
             print(show([title for title, _ in COLUMNS]))
         print(show(line))
+    for disk, sizes in first_writes.items():
+        print(f"\nfirst 4 KiB write to a cluster of a thin lvol on a {disk}, us")
+        print(f"{'cluster KiB':>12} {'new':>10} {'after snapshot':>16}")
+        for one in sizes:
+            print(f"{one['cluster_bytes'] // 1024:>12} {one['fresh_us']:>10.0f} {one['after_snapshot_us']:>16.0f}")
     if idle:
         print("\nidle")
         for volumes, percent in idle.items():

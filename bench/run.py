@@ -2,7 +2,8 @@
 """Measures the data plane with real processes; './dev bench' builds release and calls it.
 
 Scenarios run in alternating rounds, because a machine's speed changes from minute to minute: what counts is the median
-over the rounds, and ratios are formed within a round. docs/bench.md explains the table.
+over the rounds. A scenario that has a limit is measured case by case beside it, and ratios are formed between
+neighbours. docs/bench.md explains the table.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 
 from processes import CORES, ROOT, Stage, cpu_seconds, system_calls_during
 from report import print_table
-from scenarios import SCENARIOS, WARM_UP_S, idle_cpu_percent
+from scenarios import SCENARIOS, WARM_UP_S, first_write_latencies, idle_cpu_percent
 
 IDLE_VOLUMES = (1, 100)
 
@@ -61,22 +62,27 @@ def measure(scenario, case, seconds, count_calls=False):
     return result
 
 
-def run_round(names, seconds, results, first, cases):
+def run_round(names, seconds, results, index, cases):
     """Each scenario once; a failed one is reported and left out, the others go on."""
     for name in names:
+        limit = SCENARIOS[name].limit
+        together = [limit, name] if limit else [name]
         with Stage() as stage:
-            scenario = SCENARIOS[name](stage)
             try:
-                scenario.start()
-                for case in scenario.cases:
+                scenarios = {each: SCENARIOS[each](stage) for each in together}
+                for scenario in scenarios.values():
+                    scenario.start()
+                for case in scenarios[name].cases:
                     if cases and case.key not in cases:
                         continue
-                    progress(f"{name}: {case.key}")
-                    runs = results.setdefault(name, {}).setdefault(case.key, [])
-                    runs.append(measure(scenario, case, seconds))
-                    if first and scenario.processes:
-                        sample = measure(scenario, case, max(0.5, seconds / 2), count_calls=True)
-                        runs[-1]["calls_per_io"] = sample.get("calls_per_io")
+                    for each in together if index % 2 == 0 else reversed(together):
+                        progress(f"{each}: {case.key}")
+                        scenario = scenarios[each]
+                        runs = results.setdefault(each, {}).setdefault(case.key, [])
+                        runs.append(measure(scenario, case, seconds))
+                        if index == 0 and scenario.processes:
+                            sample = measure(scenario, case, max(0.5, seconds / 2), count_calls=True)
+                            runs[-1]["calls_per_io"] = sample.get("calls_per_io")
             except Exception as error:  # noqa: BLE001  the other scenarios are still worth measuring
                 print(f"\nbench: {name} failed: {error}", file=sys.stderr)
                 results.setdefault("failed", {})[name] = str(error)
@@ -106,6 +112,7 @@ def summary(results):
             limits = results.get(scenario.limit, {}).get(case.key, []) if scenario.limit else []
             ratios = [run["iops"] / limit["iops"] for run, limit in zip(runs, limits) if limit["iops"]]
             row["of_limit"] = statistics.median(ratios) if ratios else None
+            row["of_limit_min"], row["of_limit_max"] = (min(ratios), max(ratios)) if ratios else (None, None)
             rows.append(row)
     return rows
 
@@ -113,7 +120,7 @@ def summary(results):
 def main():
     parser = argparse.ArgumentParser(prog="./dev bench", description="Measures the data plane.")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under three minutes")
-    parser.add_argument("--only", help="comma list of scenarios: " + ", ".join(SCENARIOS) + ", idle")
+    parser.add_argument("--only", help="comma list of scenarios: " + ", ".join(SCENARIOS) + ", first_write, idle")
     parser.add_argument("--case", action="append", help='only this case, as in "randwrite 4k qd32"; repeatable')
     parser.add_argument("--rounds", type=int, help="how often each scenario runs")
     parser.add_argument("--seconds", type=float, help="how long each case is measured")
@@ -121,20 +128,26 @@ def main():
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
     seconds = options.seconds or (0.5 if options.quick else 1.5)
-    wanted = options.only.split(",") if options.only else [*SCENARIOS, "idle"]
-    unknown = set(wanted) - set(SCENARIOS) - {"idle"}
+    wanted = options.only.split(",") if options.only else [*SCENARIOS, "first_write", "idle"]
+    unknown = set(wanted) - set(SCENARIOS) - {"first_write", "idle"}
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}")
     names = [name for name in SCENARIOS if name in wanted]
-    # A limit belongs to the same round as what it limits.
-    for name in list(names):
-        limit = SCENARIOS[name].limit
-        if limit and limit not in names:
-            names.insert(0, limit)
+    # A limit is measured beside what it limits.
+    limits = {SCENARIOS[name].limit for name in names}
+    names = [name for name in names if name not in limits]
 
     results = {}
     for index in range(rounds):
-        run_round(names, seconds, results, first=index == 0, cases=options.case)
+        run_round(names, seconds, results, index=index, cases=options.case)
+    first_writes = {}
+    if "first_write" in wanted:
+        progress("first writes to clusters of lvols")
+        try:
+            first_writes = first_write_latencies()
+        except Exception as error:  # noqa: BLE001
+            print(f"\nbench: first_write failed: {error}", file=sys.stderr)
+            results.setdefault("failed", {})["first_write"] = str(error)
     idle = {}
     if "idle" in wanted:
         for volumes in IDLE_VOLUMES:
@@ -146,11 +159,11 @@ def main():
                 results.setdefault("failed", {})["idle"] = str(error)
     progress("")
     rows = summary(results)
-    print_table(rows, idle)
+    print_table(rows, first_writes, idle)
     os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
     with open(options.json, "w") as file:
         machine = {"cores": len(CORES), "kernel": platform.release(), "load_at_end": os.getloadavg()[0]}
-        json.dump({"machine": machine, "rows": rows, "idle_cpu_percent": idle, "raw": results}, file, indent=1)
+        json.dump({"machine": machine, "rows": rows, "first_writes": first_writes, "idle_cpu_percent": idle, "raw": results}, file, indent=1)
     print(f"\nall figures: {os.path.relpath(options.json)}")
     return 1 if results.get("failed") else 0
 

@@ -2,11 +2,14 @@
 // one polling thread. Prints one line of JSON.
 //
 //   vhost_load --socket PATH [--rw randread|randwrite|read|write] [--bs BYTES] [--qd N] [--seconds S] [--queues N]
-//              [--sleep]
+//              [--sleep [--deaf-after S] [--mute-after S]]
 //
-// --sleep waits for the back end's calls instead of polling, as a guest does.
+// --sleep waits for the back end's calls instead of polling, as a guest does. For tests of what then goes wrong: from
+// --deaf-after on, the back end's calls do not arrive; from --mute-after on, its kicks do not.
+#include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <time.h>
+#include <unistd.h>
+#include <ctime>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "base/histogram.h"
+#include "base/unique_fd.h"
 #include "client/vhost_frontend.h"
 
 namespace {
@@ -22,11 +26,10 @@ using diskengine::Histogram;
 using diskengine::client::VhostCompletion;
 using diskengine::client::VhostDriverQueue;
 using diskengine::client::VhostFrontend;
-using diskengine::client::VhostIo;
 using diskengine::spec::VirtioBlkType;
 
 constexpr unsigned kPrecisionBits = 7;  // quantiles to within 1 %
-constexpr int kWaitMs = 10'000;
+constexpr int kWaitMs = 60'000;
 
 struct Options {
   std::string socket;
@@ -37,6 +40,8 @@ struct Options {
   double warm_up_seconds = 0.2;
   unsigned queues = 1;
   bool sleep = false;
+  double deaf_after_seconds = 0;  // 0: never
+  double mute_after_seconds = 0;
 };
 
 uint64_t now_ns() {
@@ -90,6 +95,7 @@ class Load {
   // Runs for the warm-up and the time asked for; counts what completes in the latter.
   bool run(Outcome& outcome) {
     for (unsigned i = 0; i < options_.depth * options_.queues; ++i) submit(i / options_.depth, i);
+    started_ns_ = now_ns();
     const uint64_t begin = now_ns() + seconds(options_.warm_up_seconds);
     const uint64_t end = begin + seconds(options_.seconds);
     bool counting = false;
@@ -110,6 +116,7 @@ class Load {
         outcome.kicks = all_kicks() - kicks;
         return drain();
       }
+      misbehave(now);
       for (unsigned queue = 0; queue < options_.queues; ++queue)
         if (!turn(queue, now, counting ? &outcome : nullptr)) return false;
     }
@@ -117,6 +124,30 @@ class Load {
 
  private:
   static uint64_t seconds(double count) { return static_cast<uint64_t>(count * 1e9); }
+
+  bool is_due(double after_seconds, uint64_t now) const {
+    return after_seconds > 0 && now - started_ns_ >= seconds(after_seconds);
+  }
+
+  // Puts descriptors that lead nowhere in place of those of the first queue, once.
+  void misbehave(uint64_t now) {
+    if (!deaf_ && is_due(options_.deaf_after_seconds, now)) {
+      deaf_ = true;
+      lead_nowhere(disk_.queue(0).call_fd());
+    }
+    if (!mute_ && is_due(options_.mute_after_seconds, now)) {
+      mute_ = true;
+      // Until the back end sleeps: while it polls it needs no kick.
+      const timespec pause{0, 50'000'000};
+      nanosleep(&pause, nullptr);
+      lead_nowhere(disk_.queue(0).kick_fd());
+    }
+  }
+
+  static void lead_nowhere(int fd) {
+    const diskengine::UniqueFd nowhere(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    dup2(nowhere.get(), fd);
+  }
 
   void submit(unsigned queue, unsigned slot) {
     uint8_t* data = disk_.data() + uint64_t{slot} * options_.block_bytes;
@@ -173,6 +204,9 @@ class Load {
   const bool write_;
   Places places_;
   std::vector<uint64_t> submitted_;
+  uint64_t started_ns_ = 0;
+  bool deaf_ = false;
+  bool mute_ = false;
 };
 
 void print(const Options& options, const Outcome& outcome) {
@@ -206,6 +240,8 @@ int main(int argc, char** argv) {
   cli.add_option("--seconds", options.seconds, "how long to measure")->check(CLI::Range(0.1, 3600.0));
   cli.add_option("--queues", options.queues, "virtqueues")->check(CLI::Range(1, 64));
   cli.add_flag("--sleep", options.sleep, "wait for calls instead of polling; with one queue");
+  cli.add_option("--deaf-after", options.deaf_after_seconds, "with --sleep: lose the back end's calls after so long");
+  cli.add_option("--mute-after", options.mute_after_seconds, "with --sleep: lose the kicks after so long");
   CLI11_PARSE(cli, argc, argv);
   if (options.block_bytes % 512 != 0) return fail("--bs is not a multiple of 512");
 

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "trace/probes.h"
 
 namespace diskengine {
 
@@ -105,6 +106,34 @@ void Device::collect_stats(StatsReset reset, std::function<void(DeviceStats)> do
       Reactor::current(), [found, done = std::move(done)] { done(std::move(*found)); });
 }
 
+namespace {
+
+Outstanding outstanding_on(const Channel& channel, uint64_t now_ticks) {
+  const Request& oldest = *channel.oldest();
+  return {.reactor_id = channel.reactor().id(),
+          .count = channel.outstanding(),
+          .oldest_op = oldest.op,
+          .oldest_lba = oldest.lba,
+          .oldest_blocks = oldest.blocks,
+          .oldest_age_ticks = now_ticks > oldest.submit_ticks ? now_ticks - oldest.submit_ticks : 0};
+}
+
+}  // namespace
+
+void Device::collect_outstanding(std::function<void(std::vector<Outstanding>)> done) {
+  auto found = std::make_shared<std::vector<Outstanding>>();
+  std::shared_ptr<ChannelSet> set = channels_;
+  visit_reactors(
+      set->reactors(),
+      [set, found](Reactor& reactor) {
+        std::lock_guard lock(set->mutex);
+        for (const Channel* channel : set->open)
+          if (&channel->reactor() == &reactor && channel->oldest() != nullptr)
+            found->push_back(outstanding_on(*channel, reactor.batch_ticks()));
+      },
+      Reactor::current(), [found, done = std::move(done)] { done(std::move(*found)); });
+}
+
 // Runs the completions that came inside start().
 struct Channel::Completer final : Deferred {
   explicit Completer(Channel& c) : channel(c) {}
@@ -172,6 +201,11 @@ void Channel::submit(Request& request) noexcept {
   request.channel = this;
   request.submit_ticks = reactor_.batch_ticks();
   ++outstanding_;
+  link(request);
+  DE_PROBE5(request_submit, &request, device_->info().name.c_str(), static_cast<int>(request.op), request.lba,
+            request.blocks);
+  if (request.visit != nullptr) [[unlikely]]
+    enter(request);
   const bool nested = starting_;
   starting_ = true;
   const IoStatus checked = check(request);
@@ -181,6 +215,24 @@ void Channel::submit(Request& request) noexcept {
     finish(request, checked);
   }
   starting_ = nested;
+}
+
+void Channel::enter(Request& request) const noexcept {
+  const DeviceInfo& info = device_->info();
+  request.visit =
+      request.visit->enter(info.name, info.layer, static_cast<uint8_t>(request.op), request.lba, request.blocks);
+}
+
+void Channel::link(Request& request) noexcept {
+  request.older = newest_;
+  request.newer = nullptr;
+  (newest_ != nullptr ? newest_->newer : oldest_) = &request;
+  newest_ = &request;
+}
+
+void Channel::unlink(Request& request) noexcept {
+  (request.older != nullptr ? request.older->newer : oldest_) = request.newer;
+  (request.newer != nullptr ? request.newer->older : newest_) = request.older;
 }
 
 void Channel::finish(Request& request, IoStatus status) noexcept {
@@ -204,7 +256,11 @@ void Channel::complete(Request& request) noexcept {
   if (took > stats.max_ticks) stats.max_ticks = took;
   if (took < stats.min_ticks) stats.min_ticks = took;
   stats_.latency[request.op == Op::read ? 0 : request.op == Op::write ? 1 : 2].record(took);
+  DE_PROBE3(request_complete, &request, device_->info().name.c_str(), static_cast<int>(request.status.code));
   request.channel = nullptr;
+  unlink(request);
+  if (request.visit != nullptr) [[unlikely]]
+    std::exchange(request.visit, nullptr)->leave(request.status.ok());
   DE_ASSERT(outstanding_ > 0);
   if (--outstanding_ == 0 && !idle_waiters_.empty()) [[unlikely]] {
     std::vector<std::function<void()>> waiters = std::move(idle_waiters_);

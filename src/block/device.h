@@ -45,6 +45,7 @@ struct DeviceInfo {
   uint32_t buffer_align = 1;         // payload alignment in bytes at which this device needs no copy
   uint32_t max_transfer_blocks = 0;  // longest read or write; 0: no limit. Longer ones fail with IoCode::invalid
   uint32_t optimal_blocks = 0;       // I/O is best split at multiples of this; 0: nothing known
+  trace::Layer layer = trace::Layer::other;  // whose times its I/O counts to in traces
 
   uint64_t size_bytes() const noexcept { return size_blocks * block_size; }
 };
@@ -69,6 +70,16 @@ struct IoStats {
   std::array<Histogram, 3> latency;
   void merge(const IoStats& other) noexcept;
   void reset(StatsReset what = StatsReset::everything) noexcept;
+};
+
+// What a channel has taken and not completed: how much, and the request that has waited longest.
+struct Outstanding {
+  unsigned reactor_id = 0;
+  uint64_t count = 0;
+  Op oldest_op = Op::read;
+  uint64_t oldest_lba = 0;
+  uint64_t oldest_blocks = 0;
+  uint64_t oldest_age_ticks = 0;
 };
 
 struct DeviceStats {
@@ -96,6 +107,8 @@ class Channel : public ListHook {
   const std::shared_ptr<Device>& device_ref() const noexcept { return device_; }
   Reactor& reactor() const noexcept { return reactor_; }
   uint64_t outstanding() const noexcept { return outstanding_; }
+  // The one that was submitted first of those outstanding, or nullptr. Own reactor.
+  const Request* oldest() const noexcept { return oldest_; }
   const IoStats& stats() const noexcept { return stats_; }
   void reset_stats(StatsReset what) noexcept { stats_.reset(what); }
   // Runs `idle` once nothing was outstanding (at once if so): for closing. The closer submits nothing meanwhile.
@@ -110,11 +123,16 @@ class Channel : public ListHook {
  private:
   struct Completer;
   IoStatus check(const Request& request) const noexcept;
+  void enter(Request& request) const noexcept;
   void complete(Request& request) noexcept;
+  void link(Request& request) noexcept;
+  void unlink(Request& request) noexcept;
 
   std::shared_ptr<Device> device_;
   Reactor& reactor_;
   uint64_t outstanding_ = 0;
+  Request* oldest_ = nullptr;
+  Request* newest_ = nullptr;
   bool starting_ = false;
   List<Request> finished_;  // completed inside start(), waiting for the deferred run
   std::unique_ptr<Completer> completer_;
@@ -170,6 +188,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Visits all channels on their reactors, then calls `done` on the calling reactor.
   void collect_stats(StatsReset reset, std::function<void(DeviceStats)> done);
+  // The same for what is outstanding: one entry for each channel that has something.
+  void collect_outstanding(std::function<void(std::vector<Outstanding>)> done);
 
   // What goes under "driver_specific" in bdev_get_bdevs, as JSON text ("{}" by default). Main reactor.
   virtual std::string driver_specific_json() const { return "{}"; }

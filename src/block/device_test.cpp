@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "block/registry.h"
 
 namespace diskengine {
@@ -128,6 +130,36 @@ TEST_F(ChannelTest, StatisticsAddUpOverOpenAndClosedChannels) {
   EXPECT_EQ(channels, 1u);
   EXPECT_EQ(got.ops[static_cast<size_t>(Op::write)].count, 0u) << "the first collection reset everything";
   EXPECT_EQ(got.latency[1].total(), 0u);
+}
+
+TEST_F(ChannelTest, TheOldestOutstandingRequestIsKnownInWhateverOrderTheyComplete) {
+  std::array<Submission, 3> reads{Submission(Op::read, 1, 1), Submission(Op::read, 2, 1), Submission(Op::read, 3, 1)};
+  EXPECT_EQ(channel->oldest(), nullptr);
+  for (Submission& read : reads) channel->submit(read);
+  auto& held = static_cast<FakeDevice::FakeChannel&>(*channel).reads;
+  const auto complete = [&](Submission& read) {
+    List<Request> others;
+    while (!held.empty()) {
+      Request& next = held.pop_front();
+      if (&next != &read) others.push_back(next);
+    }
+    held.push_back(read);
+    static_cast<FakeDevice::FakeChannel&>(*channel).release_reads();
+    held.splice_back(others);
+  };
+  EXPECT_EQ(channel->oldest(), &reads[0]);
+  complete(reads[1]);
+  EXPECT_EQ(channel->oldest(), &reads[0]);
+  std::vector<Outstanding> found;
+  device->collect_outstanding([&](std::vector<Outstanding> all) { found = std::move(all); });
+  reactor.turn();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].count, 2u);
+  EXPECT_EQ(found[0].oldest_lba, 1u);
+  complete(reads[0]);
+  EXPECT_EQ(channel->oldest(), &reads[2]);
+  complete(reads[2]);
+  EXPECT_EQ(channel->oldest(), nullptr);
 }
 
 TEST(IoStats, ResetsOnlyWhatIsAskedFor) {

@@ -22,6 +22,15 @@ Result<void> DeviceRegistry::add(std::shared_ptr<Device> device) {
   devices_.emplace(info.name, device);
   const std::vector<Observer*> observers = observers_;
   for (Observer* observer : observers) observer->on_device_added(device);
+  if (auto_examine_)
+    for (Observer* observer : observers) observer->on_examine(device);
+  return {};
+}
+
+Result<void> DeviceRegistry::examine(std::string_view name) {
+  TRY_ASSIGN(const std::shared_ptr<Device> device, find(name));
+  const std::vector<Observer*> observers = observers_;
+  for (Observer* observer : observers) observer->on_examine(device);
   return {};
 }
 

@@ -17,10 +17,13 @@ class DeviceRegistry {
  public:
   static constexpr size_t kDevicesMax = 65536;
 
-  // Told of every device, for examination (raid assembly, lvol stores) and notifications.
   class Observer {
    public:
+    // Told of every device.
     virtual void on_device_added(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
+    // To be looked at for what stands on it (a member of a mirror, a lvol store): told after on_device_added of every
+    // observer, or when examine() asks for it.
+    virtual void on_examine(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
     virtual void on_device_removed(const std::string& name) { static_cast<void>(name); }
 
    protected:
@@ -46,6 +49,12 @@ class DeviceRegistry {
   // In order of names.
   std::vector<std::shared_ptr<Device>> all() const;
 
+  // Whether devices are examined when they appear; they are unless told otherwise.
+  void set_auto_examine(bool wanted) noexcept { auto_examine_ = wanted; }
+  bool auto_examine() const noexcept { return auto_examine_; }
+  // Has a listed device examined. Errc::no_device.
+  Result<void> examine(std::string_view name);
+
   void observe(Observer& observer) { observers_.push_back(&observer); }
   void unobserve(Observer& observer);
 
@@ -54,6 +63,7 @@ class DeviceRegistry {
   std::map<std::string, std::shared_ptr<Device>, std::less<>> devices_;
   std::map<std::string, std::string, std::less<>> aliases_;  // alias or UUID -> name
   std::vector<Observer*> observers_;
+  bool auto_examine_ = true;
 };
 
 }  // namespace diskengine

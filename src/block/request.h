@@ -15,6 +15,7 @@
 
 #include "base/list.h"
 #include "block/io_status.h"
+#include "trace/trace.h"
 
 namespace diskengine {
 
@@ -37,6 +38,9 @@ struct Request : ListHook {
   std::span<const iovec> iov;  // read, write, compare: adds up to blocks * block_size; memory stays put till completion
   Completion done = nullptr;
   void* owner = nullptr;  // for `done`
+  // If the I/O is traced, the visit of the layer that submits this; from submit() to the completion it is the visit of
+  // the layer below, and nullptr after it.
+  trace::Visit* visit = nullptr;
 
   // Set by completion.
   IoStatus status;
@@ -44,6 +48,8 @@ struct Request : ListHook {
   // The contract's own.
   Channel* channel = nullptr;
   uint64_t submit_ticks = 0;
+  Request* older = nullptr;  // among those outstanding on the channel, in the order they were submitted
+  Request* newer = nullptr;
 
   // For the layer that received the request, while it has it.
   template <typename T>

@@ -25,7 +25,7 @@ class RamDisk final : public Device {
     uint64_t size_blocks = 0;
   };
 
-  // Memory is reserved by the kernel page by page as it is written.
+  // Memory is reserved by the kernel as it is written, in pages of 4 KiB or 2 MiB.
   static Result<std::shared_ptr<RamDisk>> create(Options options);
 
   Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;

@@ -226,6 +226,10 @@ void LvolManager::on_device_added(const std::shared_ptr<Device>& device) {
         if (taken) spawn(outside_changed(uuid, *taken));
         break;
       }
+}
+
+void LvolManager::on_examine(const std::shared_ptr<Device>& device) {
+  if (examinations_.closed()) return;
   if (dynamic_cast<LvolDevice*>(device.get()) != nullptr || !device->claimed_by().empty()) return;
   if (!device->info().read_only) spawn(examine(device));
 }

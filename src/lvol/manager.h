@@ -90,8 +90,8 @@ class LvolManager final : private DeviceRegistry::Observer {
   Result<uint32_t> start_shallow_copy(std::string name, std::string destination_bdev);
   // Errc::no_device: no such operation. One that has ended is forgotten once it was asked about.
   Result<ShallowCopyStatus> check_shallow_copy(uint32_t operation_id);
-  // A write that finds the store full waits for space instead of failing. Not kept on disk.
-  Result<void> set_pause_when_full(std::string_view name, bool pause);
+  // A write that finds the store full waits for space instead of failing. Kept with the lvol, not with its snapshots.
+  Task<Result<void>> set_pause_when_full(std::string name, bool pause);
 
   // --- Looking
   std::vector<StoreInfo> stores() const;
@@ -118,6 +118,7 @@ class LvolManager final : private DeviceRegistry::Observer {
 
   // DeviceRegistry::Observer
   void on_device_added(const std::shared_ptr<Device>& device) override;
+  void on_examine(const std::shared_ptr<Device>& device) override;
 
   Held* find_store(std::string_view name) const;
   Result<Held*> need_store(std::string_view name) const;

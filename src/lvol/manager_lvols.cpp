@@ -303,11 +303,12 @@ Task<Result<void>> LvolManager::set_read_only(std::string name) {
   co_return done;
 }
 
-Result<void> LvolManager::set_pause_when_full(std::string_view name, bool pause) {
-  TRY_ASSIGN(const Found found, find_sound_lvol(name));
-  found.blob->pause_when_full = pause;
-  found.held->store->provisioner().space_changed();
-  return {};
+Task<Result<void>> LvolManager::set_pause_when_full(std::string name, bool pause) {
+  const Result<Found> found = find_sound_lvol(name);
+  CO_TRY(found);
+  const Held::Use use(*found->held);
+  Result<void> done = co_await found->held->store->set_pause_when_full(found->blob, pause);
+  co_return done;
 }
 
 // --- Shallow copies

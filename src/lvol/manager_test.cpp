@@ -241,11 +241,14 @@ TEST_F(ManagerTest, ThresholdsAndPausesAreToldAndEnd) {
        .on_store_loaded = nullptr,
        .on_damaged = nullptr});
   create_store();
+  ASSERT_TRUE(create("a"));
+  ASSERT_TRUE(world.run(manager.set_pause_when_full("lvs/a", true)));
+  ASSERT_TRUE(world.run(manager.unload_store("lvs")));
+  ASSERT_TRUE(world.run(manager.load_store("disk")));
   const uint64_t free = manager.stores().front().free_clusters;
   ASSERT_TRUE(create("big", free * 65536, false));
   EXPECT_EQ(told.size(), 4u);
-  ASSERT_TRUE(create("a"));
-  ASSERT_TRUE(manager.set_pause_when_full("lvs/a", true));
+  ASSERT_TRUE(manager.lvol("lvs/a")->pause_when_full) << "it is kept on disk";
   const auto channel = registry.find("lvs/a").value()->open_channel(world.main()).value();
   struct Waiting : Request {
     bool ended = false;
@@ -260,6 +263,7 @@ TEST_F(ManagerTest, ThresholdsAndPausesAreToldAndEnd) {
   world.settle();
   EXPECT_FALSE(request.ended);
   EXPECT_EQ(code_of(world.run(manager.snapshot("lvs/a", "s"))), Errc::busy);
+  ASSERT_TRUE(world.run(manager.set_pause_when_full("lvs/a", true))) << "may be said again while writes wait";
   ASSERT_TRUE(world.run(manager.delete_lvol("lvs/big")));
   world.settle();
   EXPECT_TRUE(request.ended);

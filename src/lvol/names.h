@@ -12,6 +12,9 @@
 
 namespace diskengine::lvol {
 
+// A lvol that has it waits for space when its store is full. Ours; others ignore it.
+inline constexpr std::string_view kXattrPauseWhenFull = "diskengine.pause_when_full";
+
 inline std::vector<uint8_t> xattr_text(std::string_view text) {
   std::vector<uint8_t> value(text.begin(), text.end());
   value.push_back(0);

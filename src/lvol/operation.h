@@ -7,12 +7,14 @@ namespace diskengine::lvol {
 
 class Operation {
  public:
+  enum class Paused { refused, allowed };
+
   // Errc::busy, Errc::io_error (it is damaged).
-  static Result<Operation> begin(std::shared_ptr<Blob> blob, const char* what) {
+  static Result<Operation> begin(std::shared_ptr<Blob> blob, const char* what, Paused paused = Paused::refused) {
     if (blob->damaged()) return Error(Errc::io_error, "lvol '" + blob->name + "' is damaged: " + blob->damage);
     if (blob->operation != nullptr)
       return Error(Errc::busy, "lvol '" + blob->name + "': " + blob->operation + " is under way");
-    if (blob->paused != 0)
+    if (blob->paused != 0 && paused == Paused::refused)
       return Error(Errc::busy, "lvol '" + blob->name + "': writes to it wait for free space in its store");
     blob->operation = what;
     return Operation(std::move(blob));

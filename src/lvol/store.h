@@ -97,6 +97,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   Task<Result<void>> set_parent(BlobPtr blob, BlobPtr parent);
   Task<Result<void>> set_outside_parent(BlobPtr blob, std::string esnap_id, std::shared_ptr<Device> device);
   Task<Result<void>> set_read_only(BlobPtr blob);
+  Task<Result<void>> set_pause_when_full(BlobPtr blob, bool pause);
   // The outside device of esnap clones came or went.
   Task<void> set_outside_device(std::string esnap_id, std::shared_ptr<Device> device);
 

@@ -127,6 +127,21 @@ Task<Result<void>> Store::rename_blob(BlobPtr blob, std::string name) {
   co_return Result<void>{};
 }
 
+Task<Result<void>> Store::set_pause_when_full(BlobPtr blob, bool pause) {
+  Result<Operation> operation = Operation::begin(blob, "another operation", Operation::Paused::allowed);
+  CO_TRY(operation);
+  bs::BlobRecord record = Edit::record_of(*blob);
+  if (pause)
+    set_xattr(record.xattrs, kXattrPauseWhenFull, xattr_text("1"));
+  else
+    remove_xattr(record.xattrs, kXattrPauseWhenFull);
+  const Result<void> put = co_await put_record(*blob, std::move(record));
+  CO_TRY(put);
+  blob->pause_when_full = pause;
+  provisioner_.space_changed();
+  co_return Result<void>{};
+}
+
 // --- Create
 
 Task<Result<void>> Store::zero_clusters(std::vector<uint32_t> clusters) {

@@ -115,7 +115,8 @@ Task<bool> Controller::recover() {
     co_await down;
     if (stop_wanted_) co_return false;
     state_ = State::resetting;
-    Result<void> up = co_await bring_up();
+    Result<void> up = gone_ ? Result<void>(Error(Errc::not_found, reason_)) : Result<void>();
+    if (!gone_) up = co_await bring_up();
     if (up) {
       fast_fail_timer_.cancel();
       LOG_INFO("nvme", "{}: connected again", options_.name);
@@ -128,9 +129,9 @@ Task<bool> Controller::recover() {
     reason_ = up.error().message();
     if (!std::exchange(told, true)) LOG_WARN("nvme", "{}: cannot reconnect: {}", options_.name, reason_);
     for (OneShot<bool>* waiter : std::exchange(reset_waiters_, {})) waiter->set(false);
-    if (given_up()) {
-      LOG_ERROR("nvme", "{}: not reconnected within {} s: it is given up", options_.name,
-                options_.loss.controller_loss_s);
+    gone_ = up.error().code() == Errc::not_found;
+    if (gone_ || given_up()) {
+      LOG_ERROR("nvme", "{}: it is given up: {}", options_.name, reason_);
       fail_links(true);
       state_ = State::failed;
       events_.on_given_up(*this);
@@ -253,6 +254,7 @@ void Controller::wake(Wake why) {
 void Controller::lose(const Error& reason) {
   if (lost_) return;
   lost_ = true;
+  gone_ = reason.code() == Errc::not_found;
   reason_ = reason.message();
   if (state_ == State::enabled) {
     state_ = State::resetting;

@@ -118,6 +118,7 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   bool supervised_ = false;
   bool stop_wanted_ = false;
   bool lost_ = false;  // since the last bring_up()
+  bool gone_ = false;  // for good
   bool failing_ = false;
   bool reset_wanted_ = false;
   bool rescan_again_ = false;

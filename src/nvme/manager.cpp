@@ -287,6 +287,12 @@ std::string loss_json(const LossPolicy& loss) {
 
 std::string attach_call(const ControllerOptions& options) {
   const fabric::HostAddress& address = options.address;
+  if (address.transport == "PCIe")
+    return fmt::format(
+        R"({{"method":"bdev_nvme_attach_controller","params":{{"name":{},"trtype":"PCIe","traddr":{},"hostnqn":{},{},)"
+        R"("num_io_queues":{}}}}})",
+        json_quote(options.name), json_quote(address.address), json_quote(options.host_nqn), loss_json(options.loss),
+        options.io_queues);
   std::string host;
   if (!address.host_address.empty()) host += fmt::format(R"(,"hostaddr":{})", json_quote(address.host_address));
   if (!address.host_service.empty()) host += fmt::format(R"(,"hostsvcid":{})", json_quote(address.host_service));

@@ -107,7 +107,7 @@ Task<Result<void>> RaidManager::create(CreateOptions options) {
   volume->set_creating(false);
   // Devices that appeared while others were being looked at.
   for (const std::string& name : options.base_bdevs)
-    if (const auto late = registry_.find(name); late && outcome) on_device_added(*late);
+    if (const auto late = registry_.find(name); late && outcome) on_examine(*late);
   co_return outcome;
 }
 
@@ -249,7 +249,7 @@ Task<void> RaidManager::stop() {
 // --- Devices that appear
 // -----------------------------------------------------------------------------------------------
 
-void RaidManager::on_device_added(const std::shared_ptr<Device>& device) {
+void RaidManager::on_examine(const std::shared_ptr<Device>& device) {
   if (dynamic_cast<RaidDevice*>(device.get()) != nullptr || !device->claimed_by().empty()) return;
   if (device->info().read_only || examinations_.closed()) return;
   spawn(examine(device));

@@ -69,7 +69,7 @@ class RaidManager final : private DeviceRegistry::Observer {
 
  private:
   // DeviceRegistry::Observer
-  void on_device_added(const std::shared_ptr<Device>& device) override;
+  void on_examine(const std::shared_ptr<Device>& device) override;
 
   // raid/manager_assemble.cpp
   Result<void> check(const AssembleOptions& options) const;

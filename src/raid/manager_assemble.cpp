@@ -131,7 +131,7 @@ Task<Result<void>> RaidManager::carry_out(AssembleOptions options, AssemblyPlan 
   Result<void> outcome = co_await bring_online(options, plan);
   if (outcome) co_return outcome;
   std::erase(assembling_, options.name);
-  for (const std::shared_ptr<Device>& device : *released) on_device_added(device);  // wait as before
+  for (const std::shared_ptr<Device>& device : *released) on_examine(device);  // wait as before
   co_return outcome;
 }
 

@@ -72,6 +72,7 @@ void MirrorChannel::start(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::io_error, EAGAIN));
     return;
   }
+  trace::note(request.visit, trace::Note::queued);
   waiting_.push_back(request);
   ++waiting_count_;
 }
@@ -89,7 +90,12 @@ bool MirrorChannel::begin(Request& request) noexcept {
     return true;
   }
   Io& io = request.context<Io>();
-  const bool hold = must_hold(request, io) || !may_write(request, io) || !take_order(request, io);
+  const trace::Note why = must_hold(request, io)     ? (io.held_for_write ? trace::Note::ordered : trace::Note::locked)
+                          : !may_write(request, io)  ? trace::Note::marked
+                          : !take_order(request, io) ? trace::Note::ordered
+                                                     : trace::Note{};
+  const bool hold = why != trace::Note{};
+  trace::note(request.visit, why);
   track(request);
   if (hold) {
     held_.push_back(request);
@@ -353,6 +359,7 @@ void MirrorChannel::park(Request& request) noexcept {
   Io& io = request.context<Io>();
   if (!io.parked) board_->held.now.fetch_add(1, std::memory_order_relaxed);
   io.parked = true;
+  trace::note(request.visit, trace::Note::held);
   for_each_tag(io.failed & (view_->in_sync | view_->rebuilding),
                [&](unsigned tag) { report(tag, request.op, io.error); });
 }

@@ -49,6 +49,7 @@ void MirrorChannel::submit_child(Child& child) noexcept {
   child.lba = parent.lba + port.leg->data_offset();
   child.blocks = parent.blocks;
   child.iov = payload == nullptr ? parent.iov : std::span<const iovec>(&payload->piece, 1);
+  child.visit = parent.visit;
   ++port.outstanding;
   // What is unmapped reads as zeroes on legs that unmap; a leg that cannot gets zeroes, or the legs would differ.
   if (child.op == Op::unmap && !leg.can_unmap) child.op = Op::write_zeroes;
@@ -72,6 +73,7 @@ void MirrorChannel::submit_zero_piece(Child& child) noexcept {
   child.zero_blocks_left -= child.blocks;
   child.zero_piece = {zeroes_->data(), child.blocks * leg.block_size};
   child.iov = {&child.zero_piece, 1};
+  child.visit = child.parent->visit;
   port.channel->submit(child);
 }
 
@@ -153,6 +155,8 @@ void MirrorChannel::run_retries() noexcept {
       child.retries = kRetriesMax;
       child_done(child);
     } else if (child.retry_at_ns <= now_ns) {
+      child.visit = child.parent->visit;
+      trace::note(child.visit, trace::Note::retried);
       port.channel->submit(child);
     } else {
       retrying_.push_back(child);

@@ -353,6 +353,7 @@ DeviceInfo Volume::device_info() const {
   DeviceInfo info;
   info.name = name_;
   info.product_name = "Raid Volume";
+  info.layer = trace::Layer::raid;
   info.uuid = uuid_;
   info.block_size = block_size_;
   info.size_blocks = size_blocks_;

@@ -113,9 +113,13 @@ Task<Reply> examine(const BdevControl& control, json::object params) {
   const std::string name = text_param(params, "name");
   Result<std::shared_ptr<Device>> device = control.devices.find(name);
   if (!device) co_return device.error();
-  co_return Error(
-      Errc::invalid_argument,
-      fmt::format("bdev '{}' was examined when it appeared, as every bdev is: there is nothing to ask for", name));
+  if (control.devices.auto_examine())
+    co_return Error(
+        Errc::invalid_argument,
+        fmt::format("bdev '{}' was examined when it appeared, as every bdev is: there is nothing to ask for", name));
+  const Result<void> asked = control.devices.examine(name);
+  if (!asked) co_return asked.error();
+  co_return json::value(true);
 }
 
 Task<Reply> wait_for_examine(const BdevControl& control) {
@@ -125,14 +129,14 @@ Task<Reply> wait_for_examine(const BdevControl& control) {
 }
 
 Task<Reply> set_options(json::object& options, json::object params) {
-  const json::value* auto_examine = params.if_contains("bdev_auto_examine");
-  if (auto_examine != nullptr && !auto_examine->as_bool())
-    co_return Fault{
-        kInvalidParams,
-        "Invalid parameters: bdev_set_options: parameter 'bdev_auto_examine' can only be true: every bdev is "
-        "examined when it appears"};
   options = std::move(params);
   co_return json::value(true);
+}
+
+Task<Reply> set_bdev_options(BdevControl& control, json::object params) {
+  const json::value* auto_examine = params.if_contains("bdev_auto_examine");
+  if (auto_examine != nullptr) control.devices.set_auto_examine(auto_examine->as_bool());
+  return set_options(control.bdev_options, std::move(params));
 }
 
 std::string call_text(const char* method, const json::object& params) {
@@ -166,7 +170,7 @@ void add_bdev_methods(MethodTable& methods, BdevControl& control) {
   methods.add("bdev_examine", [&control](json::object params) { return examine(control, std::move(params)); });
   methods.add("bdev_wait_for_examine", [&control](json::object) { return wait_for_examine(control); });
   methods.add("bdev_set_options",
-              [&control](json::object params) { return set_options(control.bdev_options, std::move(params)); });
+              [&control](json::object params) { return set_bdev_options(control, std::move(params)); });
   methods.add("iobuf_set_options",
               [&control](json::object params) { return set_options(control.iobuf_options, std::move(params)); });
 }

@@ -77,7 +77,8 @@ Task<Reply> resize(LvolManager& manager, json::object params) {
 }
 
 Task<Reply> set_pause(LvolManager& manager, json::object params) {
-  const Result<void> set = manager.set_pause_when_full(text_param(params, "name"), bool_param(params, "pause"));
+  Task<Result<void>> setting = manager.set_pause_when_full(text_param(params, "name"), bool_param(params, "pause"));
+  const Result<void> set = co_await setting;
   if (!set) co_return lvol_fault(set.error());
   co_return json::value(true);
 }

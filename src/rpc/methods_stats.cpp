@@ -18,6 +18,10 @@ namespace {
 
 constexpr unsigned kFirstThreadId = 1;  // SPDK counts threads from 1
 
+uint64_t microseconds_of(uint64_t ticks) {
+  return static_cast<uint64_t>(static_cast<double>(ticks) * 1e6 / static_cast<double>(ticks_per_second()));
+}
+
 using Devices = std::vector<std::shared_ptr<Device>>;
 
 const OpStats& stats_of(const IoStats& stats, Op op) { return stats.ops[static_cast<size_t>(op)]; }
@@ -191,6 +195,54 @@ Task<Reply> get_histogram(DeviceRegistry& registry, const HistogramMarks& marks,
                                      {"tsc_rate", ticks_per_second()}});
 }
 
+struct Waiting {
+  std::string bdev;
+  std::string product_name;
+  Outstanding what;
+};
+
+Task<std::vector<Outstanding>> outstanding_of(std::shared_ptr<Device> device) {
+  OneShot<std::vector<Outstanding>> collected(*Reactor::current());
+  device->collect_outstanding([&collected](std::vector<Outstanding> found) { collected.set(std::move(found)); });
+  device.reset();  // as for collect()
+  std::vector<Outstanding> found = co_await collected;
+  co_return found;
+}
+
+json::object describe(const Waiting& waiting) {
+  return {{"bdev", waiting.bdev},
+          {"product_name", waiting.product_name},
+          {"thread_id", waiting.what.reactor_id + kFirstThreadId},
+          {"outstanding", waiting.what.count},
+          {"op", name_of(waiting.what.oldest_op)},
+          {"lba", waiting.what.oldest_lba},
+          {"num_blocks", waiting.what.oldest_blocks},
+          {"age_us", microseconds_of(waiting.what.oldest_age_ticks)}};
+}
+
+Task<Reply> get_outstanding(DeviceRegistry& registry, json::object params) {
+  json::array names;
+  if (has(params, "name")) names.push_back(param(params, "name"));
+  Result<Devices> devices = devices_named(registry, names.empty() ? nullptr : &names);
+  if (!devices) co_return devices.error();
+  const uint64_t older_than_us = uint_param(params, "older_than_us");
+  std::vector<Waiting> all;
+  for (std::shared_ptr<Device>& device : *devices) {
+    const std::string name = device->name();
+    const std::string product_name = device->info().product_name;
+    Task<std::vector<Outstanding>> collecting = outstanding_of(std::move(device));
+    std::vector<Outstanding> found = co_await collecting;
+    for (const Outstanding& one : found)
+      if (microseconds_of(one.oldest_age_ticks) >= older_than_us) all.push_back({name, product_name, one});
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Waiting& a, const Waiting& b) {
+    return a.what.oldest_age_ticks > b.what.oldest_age_ticks;
+  });
+  json::array list;
+  for (const Waiting& waiting : all) list.push_back(describe(waiting));
+  co_return json::value(std::move(list));
+}
+
 }  // namespace
 
 void HistogramMarks::forget_past(const std::string& name) {
@@ -207,6 +259,8 @@ void add_stats_methods(MethodTable& methods, DeviceRegistry& devices, HistogramM
   methods.add("bdev_get_iostat", [&](json::object params) { return get_iostat(devices, marks, std::move(params)); });
   methods.add("bdev_reset_iostat",
               [&](json::object params) { return reset_iostat(devices, marks, std::move(params)); });
+  methods.add("diskengine_outstanding",
+              [&](json::object params) { return get_outstanding(devices, std::move(params)); });
   methods.add("bdev_enable_histogram",
               [&](json::object params) { return enable_histogram(devices, marks, std::move(params)); });
   methods.add("bdev_get_histogram",

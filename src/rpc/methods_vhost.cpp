@@ -1,7 +1,7 @@
 #include "rpc/methods_vhost.h"
 
 #include <fmt/format.h>
-#include <string.h>
+#include <cstring>
 
 #include <boost/json/array.hpp>
 
@@ -39,7 +39,12 @@ json::array session_json(const Controller& controller) {
                       {"reactor", queue.reactor},
                       {"inflight_task_cnt", queue.outstanding},
                       {"bad_requests", queue.bad_requests},
-                      {"broken", queue.broken}});
+                      {"broken", queue.broken},
+                      {"completed", queue.progress.completed},
+                      {"notified", queue.progress.notified},
+                      {"suppressed", queue.progress.suppressed},
+                      {"waiting", queue.progress.waiting},
+                      {"unseen", queue.progress.unseen}});
   }
   json::object described{{"vid", session->id()},
                          {"id", session->id()},
@@ -87,6 +92,8 @@ Task<Reply> delete_controller(VhostManager& vhost, json::object params) {
 }
 
 Task<Reply> get_controllers(VhostManager& vhost, json::object params) {
+  Task<void> refreshing = vhost.refresh_progress();
+  co_await refreshing;
   json::array found;
   if (has(params, "name")) {
     Result<const Controller*> controller = vhost.find(text_param(params, "name"));

@@ -8,6 +8,11 @@
 #include "base/checked.h"
 
 namespace diskengine {
+namespace {
+
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+}  // namespace
 
 DmaBuffer::DmaBuffer(size_t bytes) {
   Result<DmaBuffer> allocated = allocate(bytes);
@@ -22,6 +27,9 @@ Result<DmaBuffer> DmaBuffer::allocate(size_t bytes) {
   void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED)
     return Error(Errc::no_memory, "no memory for a buffer of " + std::to_string(size) + " bytes");
+  // Large buffers are used all over: fewer misses in the page tables are worth up to a tenth of a busy core. A kernel
+  // without huge pages says no, which changes nothing.
+  if (size >= kHugePageBytes) madvise(mapped, size, MADV_HUGEPAGE);
   buffer.data_ = static_cast<uint8_t*>(mapped);
   buffer.size_ = size;
   return buffer;

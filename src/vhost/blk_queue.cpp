@@ -7,12 +7,18 @@
 #include <utility>
 
 #include "base/log.h"
+#include "trace/probes.h"
 
 namespace diskengine::vhost {
 namespace {
 
 constexpr uint64_t kCoalescingWindowNs = 10'000'000;
 constexpr uint64_t kSignalGapMaxNs = 1'000'000;  // however high the rate is
+
+// For counters with one writer.
+void add_relaxed(std::atomic<uint64_t>& counter, uint64_t count) noexcept {
+  counter.store(counter.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+}
 
 void write_event(const UniqueFd& fd) noexcept {
   if (!fd) return;
@@ -30,7 +36,7 @@ BlkQueue::BlkQueue(Options options)
       overflow_(std::make_unique_for_overwrite<iovec[]>(size_t{options_.ring.size} * Chain::kPiecesMax)),
       memory_(std::make_unique<MemoryUse>()),
       late_signal_([this] {
-        write_event(options_.call);
+        notify_driver();
         next_signal_ns_ = home().now_ns() + signal_gap_ns_;
       }) {
   returned_.reserve(options_.ring.size);
@@ -142,6 +148,7 @@ void BlkQueue::take(uint16_t head) noexcept {
   if (inflight_) inflight_.take(head);
   slot.memory = memory_.get();
   ++slot.memory->requests;
+  DE_PROBE2(vhost_taken, &slot, head);
   const ChainFault fault = ring_.read_chain(head, slot.chain);
   if (fault != ChainFault::none) [[unlikely]] {
     count_bad(name_of(fault).data());
@@ -166,8 +173,10 @@ void BlkQueue::execute(Slot& slot) noexcept {
       return execute_transfer(slot, request, true);
     case spec::VirtioBlkType::flush:
       slot.op = Op::flush;
+      slot.lba = slot.blocks = 0;
       slot.iov = {};
-      return options_.device->channel()->submit(slot);
+      begin_trace(slot, 0);
+      return submit(slot);
     case spec::VirtioBlkType::discard:
       return execute_range(slot, request, true);
     case spec::VirtioBlkType::write_zeroes:
@@ -192,7 +201,17 @@ void BlkQueue::execute_transfer(Slot& slot, const BlkRequest& request, bool writ
   slot.pieces_left = write ? request.to_device : request.from_device;
   slot.rest = slot.pieces_left.front();
   if (!write) slot.used_bytes = static_cast<uint32_t>(bytes + 1);
+  begin_trace(slot, slot.blocks_left);
   submit_part(slot);
+}
+
+void BlkQueue::begin_trace(Slot& slot, uint64_t blocks) noexcept {
+  slot.traced = options_.device->trace(slot.op, slot.lba, blocks);
+}
+
+void BlkQueue::submit(Slot& slot) noexcept {
+  slot.visit = slot.traced;
+  options_.device->channel()->submit(slot);
 }
 
 // Sends the next part that the device takes at once; usually that is all of it. The piece that a part ends in is cut
@@ -204,7 +223,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   if (most == 0 || slot.blocks_left <= most) [[likely]] {
     slot.blocks = std::exchange(slot.blocks_left, 0);
     slot.iov = slot.pieces_left;
-    return options_.device->channel()->submit(slot);
+    return submit(slot);
   }
   slot.blocks = most;
   slot.blocks_left -= most;
@@ -216,7 +235,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   slot.rest = {static_cast<uint8_t*>(last.iov_base) + left, last.iov_len - left};
   if (left > 0) last.iov_len = left;
   slot.pieces_left = slot.pieces_left.subspan(count);
-  options_.device->channel()->submit(slot);
+  submit(slot);
 }
 
 void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard) noexcept {
@@ -235,7 +254,8 @@ void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard
   slot.lba = range.sector / sectors_per_block;
   slot.blocks = range.num_sectors / sectors_per_block;
   slot.iov = {};
-  options_.device->channel()->submit(slot);
+  begin_trace(slot, slot.blocks);
+  submit(slot);
 }
 
 void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
@@ -248,6 +268,7 @@ void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
 void BlkQueue::on_done(Request& request) noexcept {
   Slot& slot = static_cast<Slot&>(request);
   BlkQueue& queue = *slot.queue;
+  if (slot.traced == nullptr) queue.options_.device->ended_untraced(queue.home().batch_ticks() - slot.submit_ticks);
   if (request.status.ok()) [[likely]] {
     if (slot.blocks_left == 0) return queue.finish(slot, spec::kVirtioBlkOk);
     if (queue.options_.device->channel() != nullptr) return queue.submit_part(slot);
@@ -280,16 +301,29 @@ void BlkQueue::at_turn_end() noexcept {
   if (inflight_)
     for (const uint16_t head : returned_) inflight_.link(head);
   const bool wanted = ring_.publish();
+  DE_PROBE3(vhost_published, options_.name.c_str(), count, wanted);
   if (inflight_) {
     for (const uint16_t head : returned_) inflight_.release(head);
     inflight_.settle(ring_.used_position());
   }
-  for (const uint16_t head : returned_) slots_[head].busy = false;
-  returned_.clear();
+  for (const uint16_t head : returned_) {
+    slots_[head].busy = false;
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      slots_[head].traced->answered = ticks();
+  }
   outstanding_ -= count;
   window_requests_ += count;
   shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
-  if (wanted) signal_driver();
+  add_relaxed(shown_completed_, count);
+  if (wanted) {
+    signal_driver();
+  } else {
+    add_relaxed(suppressed_, 1);
+  }
+  for (const uint16_t head : returned_)
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      std::exchange(slots_[head].traced, nullptr)->leave(slots_[head].status.ok());
+  returned_.clear();
   check_memory();
   if (drained_ != nullptr && outstanding_ == 0) [[unlikely]]
     home().post([this] { end_stop(); });
@@ -297,7 +331,7 @@ void BlkQueue::at_turn_end() noexcept {
 
 void BlkQueue::signal_driver() noexcept {
   if (options_.coalescing.delay_base_us == 0) [[likely]]
-    return write_event(options_.call);
+    return notify_driver();
   const uint64_t now = home().now_ns();
   if (now - window_start_ns_ >= kCoalescingWindowNs) {
     const uint64_t rate = window_requests_ * 1'000'000'000 / (now - window_start_ns_);
@@ -309,9 +343,35 @@ void BlkQueue::signal_driver() noexcept {
   }
   if (now >= next_signal_ns_) {
     next_signal_ns_ = now + signal_gap_ns_;
-    return write_event(options_.call);
+    return notify_driver();
   }
   if (!late_signal_.armed()) late_signal_.arm(home(), next_signal_ns_ - now);
+}
+
+void BlkQueue::notify_driver() noexcept {
+  add_relaxed(notified_, 1);
+  write_event(options_.call);
+}
+
+// The queue outlives the message: it is destroyed by the main reactor after a later message, stop(), was answered.
+void BlkQueue::refresh_progress() {
+  home().post([this] { look_at_ring(); });
+}
+
+void BlkQueue::look_at_ring() noexcept {
+  if (memory_faulted_ || broken() || reactor() == nullptr) return;
+  const uint16_t waiting = ring_.available();
+  shown_waiting_.store(waiting == SplitRing::kBroken ? uint16_t{0} : waiting, std::memory_order_relaxed);
+  shown_unseen_.store(ring_.unseen(), std::memory_order_relaxed);
+  check_memory();
+}
+
+BlkQueue::Progress BlkQueue::progress() const noexcept {
+  return {.completed = shown_completed_.load(std::memory_order_relaxed),
+          .notified = notified_.load(std::memory_order_relaxed),
+          .suppressed = suppressed_.load(std::memory_order_relaxed),
+          .waiting = shown_waiting_.load(std::memory_order_relaxed),
+          .unseen = shown_unseen_.load(std::memory_order_relaxed)};
 }
 
 // Counted each time, logged once: a guest could fill the log.

@@ -75,6 +75,17 @@ class BlkQueue final : public Source, private TurnEndHook {
   uint32_t outstanding() const noexcept { return shown_outstanding_.load(std::memory_order_relaxed); }
   uint64_t bad_requests() const noexcept { return bad_requests_.load(std::memory_order_relaxed); }
   bool broken() const noexcept { return broken_.load(std::memory_order_relaxed); }
+  struct Progress {
+    uint64_t completed = 0;   // requests returned to the driver
+    uint64_t notified = 0;    // times it was notified of that
+    uint64_t suppressed = 0;  // times it did not want to be
+    uint16_t waiting = 0;     // requests in the ring that were not taken yet
+    uint16_t unseen = 0;      // completions that the driver has not looked at (SplitRing::unseen)
+  };
+  // Posts a look at the ring to the queue's reactor; progress() then is as of that look. Main reactor.
+  void refresh_progress();
+  // Any thread.
+  Progress progress() const noexcept;
 
  private:
   // A table of memory and how many requests point into it.
@@ -94,6 +105,7 @@ class BlkQueue final : public Source, private TurnEndHook {
     uint32_t used_bytes = 0;
     uint16_t head = 0;
     bool busy = false;
+    trace::Visit* traced = nullptr;
     Chain chain;
   };
 
@@ -107,6 +119,8 @@ class BlkQueue final : public Source, private TurnEndHook {
   void execute_transfer(Slot& slot, const BlkRequest& request, bool write) noexcept;
   void execute_range(Slot& slot, const BlkRequest& request, bool discard) noexcept;
   void execute_get_id(Slot& slot, const BlkRequest& request) noexcept;
+  void begin_trace(Slot& slot, uint64_t blocks) noexcept;
+  void submit(Slot& slot) noexcept;
   void submit_part(Slot& slot) noexcept;
   static void on_done(Request& request) noexcept;
   void finish(Slot& slot, uint8_t status) noexcept;
@@ -115,6 +129,8 @@ class BlkQueue final : public Source, private TurnEndHook {
   void count_bad(const char* why) noexcept;
   void fail(const char* why) noexcept;
   void signal_driver() noexcept;
+  void notify_driver() noexcept;
+  void look_at_ring() noexcept;
   void check_memory() noexcept;
   void end_stop();
 
@@ -138,6 +154,11 @@ class BlkQueue final : public Source, private TurnEndHook {
   uint64_t window_requests_ = 0;
 
   std::atomic<uint32_t> shown_outstanding_{0};
+  std::atomic<uint64_t> shown_completed_{0};
+  std::atomic<uint64_t> notified_{0};
+  std::atomic<uint64_t> suppressed_{0};
+  std::atomic<uint16_t> shown_waiting_{0};
+  std::atomic<uint16_t> shown_unseen_{0};
   std::atomic<uint64_t> bad_requests_{0};
   std::atomic<bool> broken_{false};
 };

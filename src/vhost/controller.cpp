@@ -135,6 +135,10 @@ void Controller::describe_device(unsigned queue, uint64_t features, BlkQueue::Op
   options.coalescing = coalescing_;
 }
 
+void Controller::refresh_progress() {
+  if (session_ != nullptr) session_->refresh_progress();
+}
+
 void Controller::set_coalescing(const Coalescing& coalescing) {
   coalescing_ = coalescing;
   if (session_ != nullptr) session_->set_coalescing(coalescing);

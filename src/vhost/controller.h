@@ -46,6 +46,8 @@ class Controller final : private SessionHost, private DeviceWatcher {
   const Device* device() const noexcept { return options_.device.get(); }
   // nullptr while no front end is connected.
   const Session* session() const noexcept { return session_.get(); }
+  // See Session::refresh_progress().
+  void refresh_progress();
   const Coalescing& coalescing() const noexcept { return coalescing_; }
   void set_coalescing(const Coalescing& coalescing);
 

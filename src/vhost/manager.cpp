@@ -100,6 +100,16 @@ Result<void> VhostManager::set_coalescing(std::string_view name, const Coalescin
   return {};
 }
 
+Task<void> VhostManager::refresh_progress() {
+  for (const auto& [name, controller] : controllers_) controller->refresh_progress();
+  for (Reactor* reactor : options_.reactors) {
+    // Messages stay in order: this one comes back after the looks that were posted before it.
+    std::function<bool()> nothing = [] { return true; };
+    auto call = call_on<bool>(*reactor, std::move(nothing));
+    co_await call;
+  }
+}
+
 Result<const Controller*> VhostManager::find(std::string_view name) const {
   const auto at = controllers_.find(name);
   if (at == controllers_.end()) return no_such_controller(name);

@@ -46,6 +46,8 @@ class VhostManager {
   // Errc::no_device; invalid_argument.
   Result<void> set_coalescing(std::string_view name, const Coalescing& coalescing);
 
+  // Returns when every queue has looked at its ring: its progress is as of now then.
+  Task<void> refresh_progress();
   // Errc::no_device.
   Result<const Controller*> find(std::string_view name) const;
   // In order of names.

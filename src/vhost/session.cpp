@@ -372,6 +372,7 @@ Task<Result<void>> Session::start_ring(unsigned index) {
   auto starting = call_on<Result<void>>(ring.queue->home(), std::move(start));
   Result<void> started = co_await starting;
   if (!started) ring.queue.reset();
+  ring.running = started.has_value();
   co_return started;
 }
 
@@ -379,6 +380,7 @@ Task<void> Session::stop_ring(unsigned index) {
   Ring& ring = rings_[index];
   if (ring.queue == nullptr) co_return;
   ring.stopping = true;
+  ring.running = false;
   BlkQueue* queue = ring.queue.get();
   OneShot<uint16_t> drained(main_);
   queue->home().post([this, queue, &drained] {
@@ -441,13 +443,18 @@ void Session::set_coalescing(const Coalescing& coalescing) {
   }
 }
 
+void Session::refresh_progress() {
+  for (Ring& ring : rings_)
+    if (ring.running) ring.queue->refresh_progress();
+}
+
 std::vector<Session::QueueState> Session::queues() const {
   std::vector<QueueState> all;
   for (unsigned index = 0; index < rings_.size(); ++index) {
     const BlkQueue* queue = rings_[index].queue.get();
     if (queue == nullptr) continue;
     all.push_back({index, rings_[index].size, queue->home().name(), queue->outstanding(), queue->bad_requests(),
-                   queue->broken()});
+                   queue->broken(), queue->progress()});
   }
   return all;
 }

@@ -52,8 +52,11 @@ class Session {
     uint32_t outstanding;
     uint64_t bad_requests;
     bool broken;
+    BlkQueue::Progress progress;
   };
   unsigned id() const noexcept { return id_; }
+  // Has every running queue look at its ring; after the next message from each reactor, queues() is as of then.
+  void refresh_progress();
   // The running queues.
   std::vector<QueueState> queues() const;
 
@@ -68,6 +71,7 @@ class Session {
     UniqueFd err;
     bool started = false;  // by a kick message
     bool enabled = false;
+    bool running = false;             // the queue's start() is over, and went well
     bool stopping = false;            // nothing more may be posted to the queue
     std::unique_ptr<BlkQueue> queue;  // while it runs
   };

@@ -186,6 +186,15 @@ ChainFault SplitRing::read_descriptors(uint16_t head, Chain& chain) const noexce
   }
 }
 
+uint16_t SplitRing::unseen() const noexcept {
+  if (!options_.event_idx) return 0;
+  const uint16_t event = load_ordered(avail_ + sizeof(spec::VringAvail) + size_t{2} * options_.size);
+  const auto unseen = static_cast<uint16_t>(used_position() - event);
+  // More than a ring of requests since then: the driver must have taken completions without moving its wish.
+  const auto asked_since = static_cast<uint16_t>(load_ordered(avail_ + kIdxOffset) - event);
+  return unseen <= asked_since && asked_since <= options_.size ? unseen : 0;
+}
+
 void SplitRing::push_used(uint16_t head, uint32_t bytes_written) noexcept {
   const size_t at = next_used_ & (options_.size - 1u);
   const spec::VringUsedElem element{head, bytes_written};

@@ -79,6 +79,10 @@ class SplitRing {
   // Follows the chain from `head` (which is in range).
   ChainFault read_chain(uint16_t head, Chain& chain) const noexcept;
 
+  // How many published completions the driver has not looked at, as far as its wish for the next notification tells: 0
+  // without event index, and for a driver that polls and leaves that wish behind.
+  uint16_t unseen() const noexcept;
+
   // Puts a used element behind those not published yet; at most size() of them.
   void push_used(uint16_t head, uint32_t bytes_written) noexcept;
   uint16_t unpublished() const noexcept { return unpublished_; }

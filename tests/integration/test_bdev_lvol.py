@@ -5,7 +5,7 @@ from diskengine_test.lvols import BEGUN, EXISTS, INVALID, MIB, NO_DEVICE, NO_SPA
 
 class Stores(LvolCase):
     def test_a_store_is_made_described_renamed_and_deleted(self):
-        uuid = self.store(cluster=0, mib=256)
+        uuid = self.store(cluster=4 * MIB, mib=256)
         info = self.store_info()
         self.assertEqual((info["uuid"], info["name"], info["base_bdev"]), (uuid, "lvs", "disk"))
         self.assertEqual((info["total_data_clusters"], info["free_clusters"]), (63, 63))
@@ -28,6 +28,8 @@ class Stores(LvolCase):
         self.rpc.bdev_aio_delete(name="disk")
         self.disk()
         self.assertEqual(self.rpc.bdev_lvol_get_lvstores(), [], "nothing of it is left on the disk")
+        self.rpc.bdev_lvol_create_lvstore(bdev_name="disk", lvs_name="lvs")
+        self.assertEqual(self.store_info()["cluster_size"], MIB, "the default")
 
     def test_what_cannot_be_a_store_is_refused_as_spdk_does(self):
         self.store()

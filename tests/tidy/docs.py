@@ -8,6 +8,7 @@ from includes import TABLE, read_table
 MAP = "docs/map.md"
 DEPENDENCIES = "docs/dependencies.md"
 PACKAGES = "packages.txt"
+LIFE = "docs/life-of-a-write.md"
 
 
 def check_map(files):
@@ -42,6 +43,29 @@ def check_links(files):
             if place not in files and place not in folders:
                 problems.append(f"{path}: the link to {target} leads nowhere")
     return problems
+
+
+def check_symbols(files, page=LIFE):
+    """Every `Class::function` of the page stands with the file that defines it, and that file does."""
+    problems = []
+    text = files[page]
+    named = re.findall(r"`(\w+)::(\w+)`[^`]*`(src/[\w/.]+)`", text)
+    for owner, function, path in named:
+        if path not in files:
+            problems.append(f"{page}: there is no {path}")
+        elif not defines(files[path], owner, function):
+            problems.append(f"{page}: {path} does not define {owner}::{function}")
+    lone = set(re.findall(r"`(\w+::\w+)`", text)) - {f"{owner}::{function}" for owner, function, _ in named}
+    return problems + [f"{page}: no file beside {symbol}" for symbol in sorted(lone)]
+
+
+def defines(text, owner, function):
+    """Whether a source defines owner::function, out of its class or in it."""
+    inside = re.search(rf"\b(?:class|struct) {owner}\b[^;{{]*\{{", text)
+    return bool(
+        re.search(rf"\b{owner}::{function}\(", text)
+        or (inside and re.search(rf"\b{function}\([^;]*\{{", text[inside.end() :]))
+    )
 
 
 def check_packages(files):

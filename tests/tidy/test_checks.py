@@ -115,6 +115,15 @@ class Docs(unittest.TestCase):
         links = "[b](b.md#x) [c](../src) [d](https://x.y)"
         self.assertEqual(docs.check_links({"docs/a.md": links, "docs/b.md": "", "src/c": ""}), [])
 
+    def test_a_function_that_does_not_exist_is_found(self):
+        page = {"docs/life-of-a-write.md": "| `A::f` | `src/a.cpp` |"}
+        for source in ("void A::f() {}", "class A {\n int f() { return 1; }\n};", "struct A : B { int f(int a) noexcept {"):
+            self.assertEqual(docs.check_symbols({**page, "src/a.cpp": source}), [], source)
+        for source in ("void A::g() {}", "class A {\n int f();\n};", "void B::f() {}"):
+            self.assertEqual(len(docs.check_symbols({**page, "src/a.cpp": source})), 1, source)
+        self.assertTrue(docs.check_symbols(page))
+        self.assertTrue(docs.check_symbols({"docs/life-of-a-write.md": "`A::f` without a file"}))
+
     def test_a_package_without_a_reason_is_found(self):
         files = {"packages.txt": "# c\ncmake\n", "docs/dependencies.md": "| `cmake` | x |\n"}
         self.assertEqual(docs.check_packages(files), [])

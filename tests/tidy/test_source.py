@@ -51,5 +51,8 @@ class Source(unittest.TestCase):
     def test_links_between_pages_lead_somewhere(self):
         self.holds(docs.check_links(self.files))
 
+    def test_the_functions_that_the_life_of_a_write_names_exist(self):
+        self.holds(docs.check_symbols(self.files))
+
     def test_every_package_is_explained(self):
         self.holds(docs.check_packages(self.files))

@@ -78,6 +78,7 @@ void LayeredChannel::submit_child(Child& child, Request& request) noexcept {
   child.lba = request.lba;
   child.blocks = request.blocks;
   child.iov = request.context<Passed>().iov;
+  child.visit = request.visit;
   child.done = on_child_done;
   child.parent = &request;
   base_->submit(child);

@@ -35,7 +35,7 @@ class CommandTest : public ::testing::Test {
     auto found = answers_.find(key);
     if (found == answers_.end())
       return {404, R"({"error":{"code":"not_found","message":"there is no )" + request.path + "\"}}"};
-    const ApiReply reply = found->second.front();
+    ApiReply reply = found->second.front();
     if (found->second.size() > 1) found->second.pop_front();
     return reply;
   }
@@ -68,6 +68,20 @@ class CommandTest : public ::testing::Test {
   ServeOptions served_;
   std::unique_ptr<HttpServer> server_;
 };
+
+TEST_F(CommandTest, a_store_is_checked_where_its_disk_is) {
+  answers_["GET /v1/disks"] = {{200, R"([{"id":3,"node":"s1","path":"/dev/sdx"}])"}};
+  answers_["GET /v1/nodes"] = {
+      {200, R"([{"name":"s0","data_plane":"/x"},{"name":"s1","data_plane":"/no/such.sock"}])"}};
+  for (const char* disk : {"3", "NvmeDisk3", "NvmeDisk3n1"}) {
+    EXPECT_EQ(run({"store", "check", disk}), kExitUnreachable) << disk;
+    EXPECT_NE(err_.str().find("disk 3 belongs to node s1"), std::string::npos) << err_.str();
+    EXPECT_NE(err_.str().find("/no/such.sock"), std::string::npos) << err_.str();
+  }
+  EXPECT_EQ(run({"store", "check", "4"}), kExitNotFound);
+  EXPECT_EQ(run({"store", "check", "lvs"}), kExitUsage);
+  EXPECT_NE(err_.str().find("--data-plane"), std::string::npos) << err_.str();
+}
 
 TEST_F(CommandTest, data_goes_to_stdout_and_progress_to_stderr) {
   answers_["POST /v1/attachments"] = {{201, attachment("new", "")}};

@@ -99,7 +99,10 @@ int run_command_line(int argc, const char* const* argv, Console& console, const 
   add_volume_commands(root, &action);
   add_attachment_commands(root, &action);
   add_disk_commands(root, &action);
+  add_store_commands(root, &action);
   add_node_commands(root, &action);
+  add_rpc_command(root, &action);
+  add_support_commands(root, &action);
   add_serve_command(root, serve_arguments);
   std::string shell;
   CLI::App* completion = root.add_subcommand("completion", "Print a completion script for a shell");

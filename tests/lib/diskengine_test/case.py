@@ -89,3 +89,13 @@ class TestCase(unittest.TestCase):
         shutil.rmtree(self.directory, ignore_errors=True)
         if failures:
             self.fail("\n".join(failures))
+
+    def start_anew(self):
+        """Kills every process and begins with an empty directory, within one test."""
+        for guest in self._guests:
+            guest.kill()
+        for process in reversed(self._processes):
+            process.kill()
+        self._processes, self._guests = [], []
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory)

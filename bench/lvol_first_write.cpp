@@ -1,11 +1,16 @@
-// What a lvol costs: 4 KiB requests to an allocated thin lvol beside the same requests to the bare disk, and the time
-// of the first write to a cluster, new and after a snapshot, for each cluster size. On a RAM disk, and on the file that
-// is named (made 4 GiB large, then removed).
+// How long the first write to a cluster of a thin lvol takes, new and after a snapshot, for each cluster size.
+//
+//   lvol_first_write [FILE]     on FILE, made 4 GiB large and then removed; on a RAM disk without one
+//
+// Prints one JSON array, in microseconds.
 #include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -20,61 +25,7 @@ namespace {
 constexpr uint32_t kBlockSize = 4096;
 constexpr uint64_t kDiskBytes = uint64_t{4} << 30;
 constexpr uint64_t kLvolBytes = uint64_t{256} << 20;
-constexpr uint64_t kRunNs = 500'000'000;
 constexpr unsigned kFirstWrites = 16;
-
-struct Load;
-struct Slot : Request {
-  Load* load = nullptr;
-  iovec piece{};
-};
-
-struct Load {
-  Load(Channel& c, Op op, unsigned depth) : channel(c), buffers(depth * kBlockSize), slots(depth) {
-    for (unsigned i = 0; i < depth; ++i) {
-      Slot& slot = slots[i];
-      slot.load = this;
-      slot.piece = {buffers.data() + i * kBlockSize, kBlockSize};
-      slot.op = op;
-      slot.blocks = 1;
-      slot.iov = {&slot.piece, 1};
-      slot.done = [](Request& request) noexcept {
-        auto& done = static_cast<Slot&>(request);
-        DE_ASSERT(done.status.ok());
-        ++done.load->completed;
-        --done.load->under_way;
-        if (!done.load->stopping) done.load->submit(done);
-      };
-    }
-  }
-  void submit(Slot& slot) noexcept {
-    slot.lba = random.below(kLvolBytes / kBlockSize);
-    ++under_way;
-    channel.submit(slot);
-  }
-
-  Channel& channel;
-  Random random{7};
-  DmaBuffer buffers;
-  std::vector<Slot> slots;
-  uint64_t completed = 0;
-  unsigned under_way = 0;
-  bool stopping = false;
-};
-
-double thousand_a_second(Reactor& reactor, Channel& channel, Op op, unsigned depth) {
-  Load load(channel, op, depth);
-  reactor.post([&load] {
-    for (Slot& slot : load.slots) load.submit(slot);
-  });
-  const uint64_t start = reactor.clock().now_ns();
-  while (reactor.clock().now_ns() - start < kRunNs) reactor.turn();
-  const uint64_t took = reactor.clock().now_ns() - start;
-  const uint64_t completed = load.completed;
-  load.stopping = true;
-  while (load.under_way > 0) reactor.turn();
-  return static_cast<double>(completed) * 1e6 / static_cast<double>(took);
-}
 
 // One 4 KiB write to its end; microseconds.
 double write_once(Reactor& reactor, Channel& channel, uint64_t lba) {
@@ -110,32 +61,16 @@ class Bench {
     DE_ASSERT(registry_.add(disk_));
   }
 
-  void steady(const char* name) {
-    make_store(4 << 20);
-    const auto lvol = make_lvol("a");
-    const auto top = lvol->open_channel(reactor_).value();
-    for (uint64_t at = 0; at < kLvolBytes; at += 4 << 20) write_once(reactor_, *top, at / kBlockSize);
-    const auto bare = disk_->open_channel(reactor_).value();
-    for (const Op op : {Op::write, Op::read})
-      for (const unsigned depth : {1u, 32u, 128u}) {
-        double direct = 0, through = 0;
-        for (unsigned round = 0; round < 3; ++round) {  // by turns, the best of each: others use the machine too
-          direct = std::max(direct, thousand_a_second(reactor_, *bare, op, depth));
-          through = std::max(through, thousand_a_second(reactor_, *top, op, depth));
-        }
-        fmt::print("{:>6} {:>6} {:>4} {:>10.0f} k {:>10.0f} k {:>6.1f} %\n", name, name_of(op), depth, direct, through,
-                   through * 100 / direct);
-      }
-  }
-
-  void first_writes(const char* name, uint32_t cluster_bytes) {
+  // One JSON object.
+  std::string first_writes(uint32_t cluster_bytes) {
     make_store(cluster_bytes);
     const auto lvol = make_lvol("a");
     const auto channel = lvol->open_channel(reactor_).value();
     const double fresh = median(*channel, cluster_bytes);
     DE_ASSERT(run(reactor_, manager_.snapshot("lvs/a", "s")));
     const double copied = median(*channel, cluster_bytes);
-    fmt::print("{:>6} {:>8} KiB {:>12.0f} us {:>12.0f} us\n", name, cluster_bytes / 1024, fresh, copied);
+    return fmt::format(R"({{"cluster_bytes":{},"fresh_us":{:.1f},"after_snapshot_us":{:.1f}}})", cluster_bytes, fresh,
+                       copied);
   }
 
   void end() {
@@ -177,13 +112,14 @@ class Bench {
   lvol::LvolManager manager_{registry_, 1};
 };
 
-void measure(Reactor& reactor, const char* name, std::shared_ptr<Device> disk) {
+int measure(Reactor& reactor, std::shared_ptr<Device> disk) {
   Bench bench(reactor, std::move(disk));
-  fmt::print("{:>6} {:>6} {:>4} {:>12} {:>12} {:>8}\n", "disk", "op", "QD", "bare", "thin lvol", "");
-  bench.steady(name);
-  fmt::print("{:>6} {:>12} {:>15} {:>15}\n", "disk", "cluster", "first write", "after snapshot");
-  for (const uint32_t kib : {64u, 256u, 1024u, 4096u, 16384u}) bench.first_writes(name, kib * 1024);
+  const char* separator = "[";
+  for (const uint32_t kib : {64u, 256u, 1024u, 4096u, 16384u})
+    fmt::print("{}{}", std::exchange(separator, ","), bench.first_writes(kib * 1024));
+  fmt::print("]\n");
   bench.end();
+  return 0;
 }
 
 int run_all(const char* path) {
@@ -194,17 +130,16 @@ int run_all(const char* path) {
     auto disk = RamDisk::create(
         {.name = "ram", .uuid = random.uuid(), .block_size = kBlockSize, .size_blocks = kDiskBytes / kBlockSize});
     DE_ASSERT(disk);
-    measure(reactor, "ram", *disk);
-    return 0;
+    return measure(reactor, *disk);
   }
   FILE* file = std::fopen(path, "w");
   DE_ASSERT(file != nullptr && ftruncate(fileno(file), kDiskBytes) == 0);
   std::fclose(file);
   auto disk = UringDisk::create({.name = "file", .path = path, .uuid = random.uuid(), .block_size = kBlockSize});
   DE_ASSERT(disk);
-  measure(reactor, "file", *disk);
+  const int exit_code = measure(reactor, *disk);
   unlink(path);
-  return 0;
+  return exit_code;
 }
 
 }  // namespace
