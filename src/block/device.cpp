@@ -1,5 +1,7 @@
 #include "block/device.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <mutex>
 
@@ -279,6 +281,10 @@ void Channel::when_idle(std::function<void()> idle) {
   } else {
     idle_waiters_.push_back(std::move(idle));
   }
+}
+
+Task<Result<void>> Device::set_writer_epoch(uint64_t) {
+  co_return Error(Errc::not_supported, fmt::format("device '{}' keeps no writer's epoch", name()));
 }
 
 }  // namespace diskengine

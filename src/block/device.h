@@ -21,6 +21,7 @@
 #include "base/uuid.h"
 #include "block/request.h"
 #include "runtime/reactor.h"
+#include "runtime/task.h"
 
 namespace diskengine {
 
@@ -196,6 +197,11 @@ class Device : public std::enable_shared_from_this<Device> {
   // The RPC call that makes this device again, as one JSON object text {"method":…,"params":…}; empty: none (made by
   // another object's call). Main reactor.
   virtual std::string config_json() const { return {}; }
+  // The highest epoch of those who were let write here, kept with the data; 0: none, or this device keeps none. A
+  // target refuses hosts of lower ones (nvmf/subsystem.h). Main reactor.
+  virtual uint64_t writer_epoch() const noexcept { return 0; }
+  // Durable when it returns. Errc::not_supported: this device keeps none; conflict: it has a higher one. Main reactor.
+  virtual Task<Result<void>> set_writer_epoch(uint64_t epoch);
   // Called by the registry once, when removal begins: stop taking new work. Watchers are told after it.
   virtual void on_remove() {}
 

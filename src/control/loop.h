@@ -24,6 +24,7 @@ struct LoopLimits {
   int64_t fence_timeout_ms = 5'000;  // a former host's I/O is waited for that long; then the replica is not fenced yet
   int64_t max_backoff_ms = 2'000;    // between tries of a step that fails
   int64_t ctrlr_loss_timeout_s = 120;  // the initiator gives a lost target up
+  int64_t keep_alive_ms = 2'000;       // a target that vanished without a word is noticed after 1.5 times this
   int64_t reconnect_delay_s = 1;       // between its tries
   int64_t fast_io_fail_timeout_s = 1;  // I/O to a lost target fails, so the mirror goes on without it
 };

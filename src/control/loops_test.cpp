@@ -201,6 +201,27 @@ TEST_P(LoopsTest, each_export_admits_exactly_the_current_writer) {
   EXPECT_EQ(s1().ask("nvmf_get_subsystems").find(host_nqn(attachment_ - 1, 1)), std::string::npos);
 }
 
+// An agent read the volume's row, was stopped, and goes on after another attachment has the volume: the target refuses
+// what it does, also after it was restarted.
+TEST_P(LoopsTest, an_agent_of_an_old_epoch_is_refused_by_the_target) {
+  make_ready();
+  ASSERT_TRUE(store_->request_delete_attachment(attachment_));
+  run();
+  const std::string former = host_nqn(attachment_, 1);
+  attachment_ = attach(volume_);
+  run();
+  const std::string nqn = graph().replicas[0].nqn;
+  DataPlane stale(client::JsonRpcClient({.socket_path = socket(0), .timeout_ms = 5'000}));
+  for (int restart = 0; restart < 2; ++restart) {
+    EXPECT_FALSE(stale.admit_host(nqn, former));
+    EXPECT_EQ(stale.set_subsystem_epoch(nqn, 1).error().code(), Errc::conflict);
+    s1().stop();
+    s1().start();
+    run(3);
+  }
+  EXPECT_NE(s1().ask("nvmf_get_subsystems").find("\"epoch\":2"), std::string::npos);
+}
+
 // The compute node cannot be reached by its loops, and its volume goes to another attachment: what the old host has
 // under way at a storage node keeps the replica there out until it is drained.
 TEST_P(LoopsTest, a_replica_is_used_only_when_the_former_hosts_io_is_drained) {

@@ -108,6 +108,22 @@ Result<int> NodeLoop::compute_pass() {
                                     : detachment_pass(graph, attachment, view));
     steps += taken;
   }
+  TRY_ASSIGN(const int cleared, stray_pass(graph, view));
+  return steps + cleared;
+}
+
+// Volumes that were given to another node while this one could not be reached.
+Result<int> NodeLoop::stray_pass(const Graph& graph, const ComputeView& view) {
+  int steps = 0;
+  for (const Volume& volume : graph.volumes) {
+    const VolumeVmMapping* attachment = graph.attachment_of(volume.id);
+    if (attachment != nullptr && attachment->node_id == node_id_) continue;
+    const std::optional<AttachmentWish> stray = stray_wish(graph, volume, view);
+    if (!stray) continue;
+    std::string trouble;
+    TRY_ASSIGN(const int taken, take_apart(*stray, view, &trouble));
+    steps += taken;
+  }
   return steps;
 }
 
@@ -124,23 +140,28 @@ Result<int> NodeLoop::attachment_pass(const Graph& graph, const VolumeVmMapping&
   return run_health_iteration(loop, wish, view, attachment.rebuild_percent);
 }
 
-// From the guest's side inwards: nothing is taken away under something that still uses it.
-Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view) {
+// From the guest's side inwards: nothing is taken away under something that still uses it. A mirror whose epoch is over
+// is fenced before that.
+Result<int> NodeLoop::take_apart(const AttachmentWish& wish, const ComputeView& view, std::string* trouble) {
   LoopContext loop = context();
-  AttachmentWish wish = attachment_wish(graph, attachment);
-  const bool is_wanted = std::exchange(wish.wanted, false);
-  std::string trouble;
   const RaidView* mirror = view.raid(wish.raid_name);
   if (mirror != nullptr && must_be_fenced(wish, *mirror)) {
-    TRY_ASSIGN(const RaidOutcome fenced, ensure_raid(loop, wish, view, trouble));
+    TRY_ASSIGN(const RaidOutcome fenced, ensure_raid(loop, wish, view, *trouble));
     return fenced.steps;
   }
   TRY_ASSIGN(const int hidden, ensure_vhost(loop, wish, view, false));
   if (hidden > 0) return hidden;
-  TRY_ASSIGN(const RaidOutcome raid, ensure_raid(loop, wish, view, trouble));
+  TRY_ASSIGN(const RaidOutcome raid, ensure_raid(loop, wish, view, *trouble));
   if (raid.steps > 0) return raid.steps;
-  TRY_ASSIGN(const int disconnected, reconcile_nvme_connections(loop, wish, view, &trouble));
-  if (disconnected > 0) return disconnected;
+  return reconcile_nvme_connections(loop, wish, view, trouble);
+}
+
+Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view) {
+  AttachmentWish wish = attachment_wish(graph, attachment);
+  const bool is_wanted = std::exchange(wish.wanted, false);
+  std::string trouble;
+  TRY_ASSIGN(const int taken, take_apart(wish, view, &trouble));
+  if (taken > 0) return taken;
   bool is_gone = view.vhost(wish.vhost_name) == nullptr && view.raid(wish.raid_name) == nullptr;
   for (const LegWish& leg : wish.legs) is_gone = is_gone && view.controller(leg.controller_name) == nullptr;
   if (is_wanted) {

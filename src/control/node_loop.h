@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "control/baremetal/attachment_wish.h"
 #include "control/loop.h"
 
 namespace diskengine::control {
@@ -34,6 +35,9 @@ class NodeLoop {
   Result<int> compute_pass();
   Result<int> attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
   Result<int> detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
+  // One step of taking apart what `wish` names.
+  Result<int> take_apart(const AttachmentWish& wish, const ComputeView& view, std::string* trouble);
+  Result<int> stray_pass(const Graph& graph, const ComputeView& view);
   Result<void> record_abilities(const Graph& graph, const Abilities& abilities);
   Result<void> record_node_answers();
   Result<void> record_node_down(const Error& error);

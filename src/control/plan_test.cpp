@@ -90,6 +90,20 @@ TEST(PlanExport, an_unwanted_export_is_deleted_and_then_withdrawn) {
   EXPECT_EQ(plan_export(wish, TargetView{}).status.state, "withdrawn");
 }
 
+TEST(PlanExport, a_target_that_keeps_epochs_gets_the_next_one_before_the_old_host_is_removed) {
+  ExportWish wish = export_of("h2");
+  wish.epoch = 2;
+  TargetView view = target_of("h1");
+  view.subsystems[0].epoch = 1;
+  EXPECT_EQ(plan_export(wish, view).step, ExportStep::remove_host) << "this one keeps none";
+  view.abilities.keeps_epochs = true;
+  EXPECT_EQ(plan_export(wish, view).step, ExportStep::set_epoch);
+  view.subsystems[0].epoch = 2;
+  EXPECT_EQ(plan_export(wish, view).step, ExportStep::remove_host);
+  view.subsystems[0].epoch = 3;
+  EXPECT_EQ(plan_export(wish, view).status.state, "failed") << "the database went back in time";
+}
+
 TEST(PlanExport, a_replica_that_its_own_data_plane_holds_for_a_mirror_is_released_first) {
   TargetView view = target_of("h1");
   view.subsystems.clear();

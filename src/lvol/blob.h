@@ -61,7 +61,8 @@ struct Blob {
   std::atomic<bool> thin{false};
   std::atomic<bool> read_only{false};
   bool pause_when_full = false;
-  unsigned paused = 0;  // first writes that wait for space
+  uint64_t writer_epoch = 0;  // Device::writer_epoch
+  unsigned paused = 0;        // first writes that wait for space
 
   ChannelBoard board;
   std::weak_ptr<LvolDevice> device;

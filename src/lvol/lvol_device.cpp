@@ -55,4 +55,11 @@ std::string LvolDevice::driver_specific_json() const {
   return text;
 }
 
+Task<Result<void>> LvolDevice::set_writer_epoch(uint64_t epoch) {
+  const std::shared_ptr<Store> store = store_;
+  Task<Result<void>> setting = store->set_writer_epoch(blob_, epoch);
+  const Result<void> set = co_await setting;
+  co_return set;
+}
+
 }  // namespace diskengine::lvol

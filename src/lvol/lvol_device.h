@@ -17,6 +17,9 @@ class LvolDevice final : public Device {
 
   Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;
   std::string driver_specific_json() const override;
+  // In an xattr of the lvol.
+  uint64_t writer_epoch() const noexcept override { return blob_->writer_epoch; }
+  Task<Result<void>> set_writer_epoch(uint64_t epoch) override;
   using Device::set_read_only;
   using Device::set_size_blocks;
 

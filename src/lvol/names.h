@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,7 @@
 namespace diskengine::lvol {
 
 // A lvol that has it waits for space when its store is full. Ours; others ignore it.
+inline constexpr std::string_view kXattrWriterEpoch = "diskengine.writer_epoch";  // decimal digits
 inline constexpr std::string_view kXattrPauseWhenFull = "diskengine.pause_when_full";
 
 inline std::vector<uint8_t> xattr_text(std::string_view text) {
@@ -32,6 +34,15 @@ inline std::string text_of(const spec::blobstore::Xattr* xattr) {
 inline Uuid uuid_in(const spec::blobstore::Xattr* xattr) {
   const Result<Uuid> parsed = Uuid::parse(text_of(xattr));
   return parsed ? *parsed : Uuid{};
+}
+
+// What is no number counts as the highest epoch: nobody is let write by mistake.
+inline uint64_t writer_epoch_in(const spec::blobstore::Xattr* xattr) {
+  if (xattr == nullptr) return 0;
+  const std::string text = text_of(xattr);
+  uint64_t epoch = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), epoch);
+  return error == std::errc() && stop == text.data() + text.size() && !text.empty() ? epoch : UINT64_MAX;
 }
 
 inline void set_xattr(std::vector<spec::blobstore::Xattr>& list, std::string_view name, std::vector<uint8_t> value) {

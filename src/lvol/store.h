@@ -98,6 +98,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   Task<Result<void>> set_outside_parent(BlobPtr blob, std::string esnap_id, std::shared_ptr<Device> device);
   Task<Result<void>> set_read_only(BlobPtr blob);
   Task<Result<void>> set_pause_when_full(BlobPtr blob, bool pause);
+  // As Device::set_writer_epoch.
+  Task<Result<void>> set_writer_epoch(BlobPtr blob, uint64_t epoch);
   // The outside device of esnap clones came or went.
   Task<void> set_outside_device(std::string esnap_id, std::shared_ptr<Device> device);
 

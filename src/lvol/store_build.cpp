@@ -28,6 +28,7 @@ Store::BlobPtr Store::build_blob(LoadedBlob& loaded) {
   if (!check_name(blob->name, "lvol")) blob->name = fmt::format("unnamed_{:x}", blob->id);
   blob->thin = loaded.record.thin();
   blob->pause_when_full = bs::find_xattr(blob->xattrs, kXattrPauseWhenFull) != nullptr;
+  blob->writer_epoch = writer_epoch_in(bs::find_xattr(blob->xattrs, kXattrWriterEpoch));
   constexpr uint64_t kDataRoKnown = bs::Flags::kReadOnly;
   blob->read_only = blob->flags.data_ro != 0 || (blob->flags.md_ro & ~bs::Flags::kClearMethodMask) != 0;
   if ((blob->flags.data_ro & ~kDataRoKnown) != 0)

@@ -142,6 +142,21 @@ Task<Result<void>> Store::set_pause_when_full(BlobPtr blob, bool pause) {
   co_return Result<void>{};
 }
 
+Task<Result<void>> Store::set_writer_epoch(BlobPtr blob, uint64_t epoch) {
+  if (epoch == blob->writer_epoch) co_return Result<void>{};
+  if (epoch < blob->writer_epoch)
+    co_return Error(Errc::conflict,
+                    fmt::format("lvol '{}': epoch {} is over, {} began", blob->name, epoch, blob->writer_epoch));
+  Result<Operation> operation = Operation::begin(blob, "another operation", Operation::Paused::allowed);
+  CO_TRY(operation);
+  bs::BlobRecord record = Edit::record_of(*blob);
+  set_xattr(record.xattrs, kXattrWriterEpoch, xattr_text(std::to_string(epoch)));
+  const Result<void> put = co_await put_record(*blob, std::move(record));
+  CO_TRY(put);
+  blob->writer_epoch = epoch;
+  co_return Result<void>{};
+}
+
 // --- Create
 
 Task<Result<void>> Store::zero_clusters(std::vector<uint32_t> clusters) {

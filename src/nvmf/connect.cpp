@@ -121,6 +121,9 @@ void Target::connect_admin(QueueRecord& record, TargetCommand& command, const Co
   if (wish.controller_id != spec::kControllerIdAny)
     return refuse(record, command, Status::connect_invalid_parameters, spec::connect_bad_field(kControllerIdAt, true),
                   fmt::format("controller {} was asked for, but controllers are assigned", wish.controller_id));
+  if (!wish.subsystem->make_way())
+    return refuse(record, command, Status::connect_controller_busy, 0,
+                  fmt::format("subsystem {} waits for the I/O of an earlier connection to end", wish.subsystem->nqn()));
   std::shared_ptr<Controller> controller =
       wish.subsystem->make_controller(wish.host_nqn, wish.host_id, wish.keep_alive_ms, record);
   if (controller == nullptr)

@@ -3,11 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "base/log.h"
 #include "nvmf/target.h"
 
 namespace diskengine::nvmf {
+
+uint64_t epoch_of_host(std::string_view host_nqn) noexcept {
+  constexpr std::string_view kMark = ":host:";
+  const size_t mark = host_nqn.rfind(kMark);
+  const size_t colon = host_nqn.rfind(':');
+  if (mark == std::string_view::npos || colon < mark + kMark.size()) return 0;
+  const std::string_view digits = host_nqn.substr(colon + 1);
+  uint64_t epoch = 0;
+  const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), epoch);
+  return error == std::errc() && stop == digits.data() + digits.size() ? epoch : 0;
+}
 
 Namespace::Namespace(Subsystem& subsystem, uint32_t nsid, std::shared_ptr<Device> device, NamespaceOptions options)
     : subsystem_(subsystem), nsid_(nsid), device_(std::move(device)), options_(std::move(options)), ids_(options_.ids) {
@@ -129,8 +141,47 @@ void Subsystem::set_allow_any_host(bool allow) {
   target_.discovery_changed();
 }
 
+bool Subsystem::allows(const std::string& host_nqn) const noexcept {
+  const uint64_t held = epoch();
+  if (held != 0 && epoch_of_host(host_nqn) != held) return false;
+  return options_.allow_any_host || hosts_.find(host_nqn) != hosts_.end();
+}
+
+uint64_t Subsystem::epoch() const noexcept {
+  uint64_t highest = epoch_;
+  for (const auto& [nsid, ns] : namespaces_) highest = std::max(highest, ns->device().writer_epoch());
+  return highest;
+}
+
+Task<Result<void>> Subsystem::set_epoch(uint64_t epoch) {
+  if (epoch < this->epoch())
+    co_return Error(Errc::conflict,
+                    fmt::format("subsystem {}: epoch {} is over, {} began", nqn(), epoch, this->epoch()));
+  epoch_ = epoch;  // refused from now on, even if it cannot be kept
+  std::vector<std::shared_ptr<Device>> devices;
+  for (const auto& [nsid, ns] : namespaces_) devices.push_back(ns->device_ref());
+  for (const std::shared_ptr<Device>& device : devices) {
+    Task<Result<void>> setting = device->set_writer_epoch(epoch);
+    const Result<void> set = co_await setting;
+    if (!set && set.error().code() != Errc::not_supported) co_return set;
+  }
+  for (auto& [id, controller] : controllers_)
+    if (!allows(controller->host_nqn())) controller->disconnect("the epoch of its host is over");
+  target_.discovery_changed();
+  co_return Result<void>{};
+}
+
+bool Subsystem::make_way() {
+  if (epoch() == 0 || controllers_.empty()) return true;
+  disconnect_all("its host, or a later one, connects anew");
+  return false;
+}
+
 Result<void> Subsystem::add_host(const std::string& host_nqn) {
   TRY(check_nqn(host_nqn));
+  if (const uint64_t held = epoch(); held != 0 && epoch_of_host(host_nqn) != held)
+    return Error(Errc::conflict,
+                 fmt::format("subsystem {} is held by epoch {}, which host {} does not have", nqn(), held, host_nqn));
   if (hosts_.size() >= kHostsMax)
     return Error(Errc::out_of_range, fmt::format("subsystem {} has its limit of {} hosts", nqn(), kHostsMax));
   if (!hosts_.insert(host_nqn).second)

@@ -24,6 +24,9 @@ namespace diskengine::nvmf {
 
 class Target;
 
+// The epoch in a host's NQN, "...:host:<id>:<epoch>"; 0 if it has none.
+uint64_t epoch_of_host(std::string_view host_nqn) noexcept;
+
 // How hosts recognise a namespace; all zero: not given.
 struct NamespaceIds {
   std::array<uint8_t, 16> nguid{};
@@ -102,9 +105,17 @@ class Subsystem {
   void namespace_changed(uint32_t nsid);
 
   const std::set<std::string>& hosts() const noexcept { return hosts_; }
-  bool allows(const std::string& host_nqn) const noexcept {
-    return options_.allow_any_host || hosts_.find(host_nqn) != hosts_.end();
-  }
+  bool allows(const std::string& host_nqn) const noexcept;
+  // The epoch of those who may write, 0 if none was ever set: the highest that it was given or finds with the devices
+  // of its namespaces. With one, only hosts are admitted whose NQN ends in ":host:<id>:<epoch>" with that very epoch,
+  // whatever the list says, and one connection at a time: a new one ends an earlier one and is let in when nothing of
+  // that is left, so no command of a lost connection can come after one of the next.
+  uint64_t epoch() const noexcept;
+  // Never goes back (Errc::conflict). Durable when it returns, with devices that keep it; hosts of other epochs are
+  // disconnected then, and wait_gone() or the list of controllers tells when they are drained.
+  Task<Result<void>> set_epoch(uint64_t epoch);
+  // Whether the host may connect now: false while an earlier connection, which is ended by this, is not drained.
+  bool make_way();
   void set_allow_any_host(bool allow);
   Result<void> add_host(const std::string& host_nqn);
   // Takes the host off the list, disconnects it, and returns once nothing of it is left, or with Errc::timed_out.
@@ -140,6 +151,7 @@ class Subsystem {
   SubsystemOptions options_;
   std::map<uint32_t, std::unique_ptr<Namespace>> namespaces_;
   std::set<std::string> hosts_;
+  uint64_t epoch_ = 0;  // as it was set
   std::vector<fabric::Address> listeners_;
   std::map<uint16_t, std::shared_ptr<Controller>> controllers_;
   uint16_t next_cntlid_;

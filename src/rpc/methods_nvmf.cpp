@@ -211,6 +211,7 @@ json::object subsystem_json(const Subsystem& subsystem) {
   object["max_namespaces"] = o.max_namespaces;
   object["min_cntlid"] = o.min_cntlid;
   object["max_cntlid"] = o.max_cntlid;
+  if (subsystem.epoch() != 0) object["epoch"] = subsystem.epoch();
   json::array namespaces;
   for (const auto& [nsid, ns] : subsystem.namespaces())
     if (!ns->removing) namespaces.push_back(namespace_json(*ns));
@@ -317,6 +318,16 @@ Task<Reply> remove_host(Target& target, json::object params) {
   Task<Result<void>> removing = (*subsystem)->remove_host(text_param(params, "host"), timeout_ns);
   const Result<void> removed = co_await removing;
   co_return done_or(removed, internal);
+}
+
+Task<Reply> set_epoch(Target& target, json::object params) {
+  Result<Subsystem*> subsystem = subsystem_param(target, params);
+  if (!subsystem) co_return invalid(subsystem.error());
+  const Gate::Pass pass(target.tasks());
+  Task<Result<void>> setting = (*subsystem)->set_epoch(uint_param(params, "epoch"));
+  const Result<void> set = co_await setting;
+  if (!set) co_return set.error();
+  co_return json::value(true);
 }
 
 Reply allow_any_host(Target& target, const json::object& params) {
@@ -480,6 +491,7 @@ void add_nvmf_methods(MethodTable& methods, nvmf::Target& target) {
   slow("nvmf_subsystem_remove_ns", remove_namespace);
   plain("nvmf_subsystem_add_host", add_host);
   slow("nvmf_subsystem_remove_host", remove_host);
+  slow("diskengine_nvmf_subsystem_set_epoch", set_epoch);
   plain("nvmf_subsystem_allow_any_host", allow_any_host);
   plain("nvmf_subsystem_get_controllers", get_controllers);
   plain("nvmf_subsystem_get_qpairs", get_qpairs);

@@ -182,6 +182,14 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
   return request;
 }
 
+Result<std::string> decode_move(const std::string& body) {
+  TRY_ASSIGN(Members members, Members::parse(body));
+  TRY_ASSIGN(std::string node, members.text("node"));
+  TRY(members.check_all_known());
+  if (node.empty()) return invalid("'node' names the compute node that the attachment is to move to");
+  return node;
+}
+
 Result<RecoveryRequest> decode_recovery(const std::string& body) {
   TRY_ASSIGN(Members members, Members::parse(body));
   RecoveryRequest request;

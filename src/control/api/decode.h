@@ -44,6 +44,8 @@ Result<void> parse_address(std::string_view text, Node* node);
 // Checks what a node needs for its role.
 Result<void> check_node(const Node& node);
 
+// The node that an attachment is to move to.
+Result<std::string> decode_move(const std::string& body);
 Result<Node> decode_node(const std::string& body);
 Result<DiskRequest> decode_disk(const std::string& body);
 Result<VolumeRequest> decode_volume(const std::string& body);

@@ -200,6 +200,15 @@ Result<const Node*> choose_compute_node(const Graph& graph, const std::string& n
   return only;
 }
 
+// Whether a volume can be used there.
+Result<void> check_can_use(const Volume& volume, const Node& node) {
+  if (!volume.superblock || node.seen_ms == 0 || node.assembles) return {};
+  return Error(Errc::conflict,
+               fmt::format("volume {} has superblocks, and the data plane of node {} has no diskengine_raid_assemble: "
+                           "attach it on a node with diskengine-io",
+                           volume.name, node.name));
+}
+
 Result<Reply> post_attachment(Call& call) {
   TRY_ASSIGN(const AttachmentRequest request, decode_attachment(call.request.body));
   TRY_ASSIGN(Graph graph, call.store.load_graph());
@@ -207,12 +216,7 @@ Result<Reply> post_attachment(Call& call) {
   if (volume == nullptr) return no_such("volume", request.volume);
   TRY_ASSIGN(const Node* const node, choose_compute_node(graph, request.node));
   if (!volume->wanted) return Error(Errc::conflict, fmt::format("volume {} is being deleted", volume->name));
-  if (volume->superblock && node->seen_ms != 0 && !node->assembles)
-    return Error(
-        Errc::conflict,
-        fmt::format("volume {} has superblocks, and the data plane of node {} has no diskengine_raid_assemble: "
-                    "attach it on a node with diskengine-io",
-                    volume->name, node->name));
+  TRY(check_can_use(*volume, *node));
   if (const VolumeVmMapping* existing = graph.attachment_of(volume->id))
     return Error(
         Errc::conflict,
@@ -283,6 +287,31 @@ Result<Reply> get_attachment(Call& call, const std::string& id) {
   return Reply{200, encode(graph, *attachment)};
 }
 
+Result<Reply> move_attachment(Call& call, const std::string& id) {
+  TRY_ASSIGN(const std::string node_name, decode_move(call.request.body));
+  TRY_ASSIGN(Graph graph, call.store.load_graph());
+  TRY_ASSIGN(const VolumeVmMapping* const attachment, find_attachment(graph, id));
+  TRY_ASSIGN(const Node* const node, choose_compute_node(graph, node_name));
+  const Volume* volume = graph.volume(attachment->volume_id);
+  TRY(check_can_use(*volume, *node));
+  if (!attachment->wanted) return Error(Errc::conflict, fmt::format("attachment {} is being deleted", attachment->id));
+  if (attachment->node_id == node->id)
+    return Error(Errc::conflict, fmt::format("attachment {} is on node {} already", attachment->id, node->name));
+  const std::string from = graph.node(attachment->node_id)->name;
+  if (call.dry_run())
+    return call.would(
+        {fmt::format("fence node {} on each export of volume {} (epoch {}): what its guest has under way "
+                     "is never acknowledged",
+                     from, volume->name, volume->epoch + 1),
+         fmt::format("offer the volume on node {} as a vhost-user-blk socket in {}", node->name, node->vhost_dir),
+         fmt::format("take apart what is left on node {} once it answers", from)});
+  const int64_t moved = attachment->id;
+  TRY(call.store.move_attachment({.attachment_id = moved, .node_id = node->id, .expected_epoch = attachment->epoch}));
+  call.changed = true;
+  TRY_ASSIGN(graph, call.store.load_graph());
+  return Reply{200, encode(graph, *graph.attachment(moved))};
+}
+
 Result<Reply> delete_attachment(Call& call, const std::string& id) {
   TRY_ASSIGN(const Graph graph, call.store.load_graph());
   TRY_ASSIGN(const VolumeVmMapping* const attachment, find_attachment(graph, id));
@@ -347,6 +376,9 @@ Result<Reply> route(Call& call) {
   constexpr std::string_view kRecover = "/recover";
   if (noun == "volumes" && method == "POST" && name.ends_with(kRecover))
     return recover_volume(call, name.substr(0, name.size() - kRecover.size()));
+  constexpr std::string_view kMove = "/move";
+  if (noun == "attachments" && method == "POST" && name.ends_with(kMove))
+    return move_attachment(call, name.substr(0, name.size() - kMove.size()));
   if (noun == "attachments" && method == "GET") return get_attachment(call, name);
   if (noun == "attachments" && method == "DELETE") return delete_attachment(call, name);
   return Error(Errc::not_found, fmt::format("{} {} is not possible", method, path));

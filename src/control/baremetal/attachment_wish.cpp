@@ -54,6 +54,21 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
   return wish;
 }
 
+std::optional<AttachmentWish> stray_wish(const Graph& graph, const Volume& volume, const ComputeView& view) {
+  VolumeVmMapping none;
+  none.volume_id = volume.id;
+  AttachmentWish wish = attachment_wish(graph, none);
+  wish.wanted = false;
+  wish.vhost_name.clear();
+  for (const VhostView& vhost : view.vhosts)
+    if (vhost.bdev_name == wish.raid_name) wish.vhost_name = vhost.name;
+  const bool is_connected = std::any_of(wish.legs.begin(), wish.legs.end(), [&](const LegWish& leg) {
+    return view.controller(leg.controller_name) != nullptr;
+  });
+  if (!is_connected && view.raid(wish.raid_name) == nullptr) return std::nullopt;
+  return wish;
+}
+
 bool leg_usable(const LegWish& leg, const ComputeView& view) {
   const ControllerView* controller = view.controller(leg.controller_name);
   return leg.admitted && controller != nullptr && controller->state == "enabled" && view.bdev(leg.bdev_name) != nullptr;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,9 @@ struct AttachmentWish {
 };
 
 AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attachment);
+
+// What is left of the volume on a node where it is not attached, to be taken apart; nullopt: nothing.
+std::optional<AttachmentWish> stray_wish(const Graph& graph, const Volume& volume, const ComputeView& view);
 
 // True when the leg is fenced for this attachment, its controller can do I/O and its bdev is there.
 bool leg_usable(const LegWish& leg, const ComputeView& view);

@@ -64,6 +64,11 @@ ConnectionPlan plan_connection(const AttachmentWish& wish, const LegWish& leg, c
 Result<int> reconcile_nvme_connections(LoopContext& context, const AttachmentWish& wish, const ComputeView& view,
                                        std::string* last_trouble) {
   int steps = 0;
+  // Before the first connection, since that is when every data plane takes it. One that does not keeps its own.
+  if (wish.wanted && view.controllers.empty()) {
+    const Result<void> set = context.data_plane.set_keep_alive(context.limits.keep_alive_ms);
+    if (!set && set.error().code() == Errc::unreachable) return set.error();
+  }
   for (const LegWish& leg : wish.legs) {
     const ConnectionPlan plan = plan_connection(wish, leg, view);
     if (plan.step != ConnectionStep::none) {

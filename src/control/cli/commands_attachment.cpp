@@ -100,6 +100,22 @@ int attachment_list(Session& session) {
   return attachments ? session.show(*attachments, attachment_columns()) : session.fail(attachments.error());
 }
 
+int attachment_move(Session& session, const AttachmentArguments& arguments) {
+  const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
+  if (!timeout_ms) return session.fail(timeout_ms.error());
+  Result<json::value> moved = session.api.post(attachment_path(arguments.id) + "/move",
+                                               json::object{{"node", arguments.node}}, arguments.dry_run);
+  if (!moved) return session.fail(moved.error());
+  if (arguments.dry_run) return session.show_dry_run(*moved);
+  if (!arguments.wait->no_wait)
+    moved = wait_for(session, {.path = attachment_path(arguments.id),
+                               .what = "attachment " + arguments.id,
+                               .timeout_ms = *timeout_ms,
+                               .is_done = is_usable});
+  if (!moved) return session.fail(moved.error());
+  return show_attachment(session, *moved, arguments.queues);
+}
+
 int attachment_delete(Session& session, const AttachmentArguments& arguments) {
   const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
   if (!timeout_ms) return session.fail(timeout_ms.error());
@@ -161,6 +177,16 @@ void add_attachment_commands(CLI::App& root, Action* action) {
       ->check(CLI::IsMember({"usable", "ready", "deleted"}));
   wait->add_option("--timeout", waited->wait->timeout, "How long to wait: 30s, 5m")->capture_default_str();
   wait->callback([=] { *action = [=](Session& session) { return attachment_wait(session, *waited); }; });
+
+  const auto moved = std::make_shared<AttachmentArguments>();
+  CLI::App* move = attachment->add_subcommand(
+      "move", "Give an attachment to another compute node and fence the one that has it, which need not answer");
+  add_id(*move, moved);
+  move->add_option("--node", moved->node, "Compute node that gets it")->required();
+  add_queues(*move, moved);
+  add_wait_options(*move, moved->wait);
+  add_dry_run(*move, &moved->dry_run);
+  move->callback([=] { *action = [=](Session& session) { return attachment_move(session, *moved); }; });
 
   const auto removed = std::make_shared<AttachmentArguments>();
   CLI::App* remove = attachment->add_subcommand("delete", "Detach: take the disk away from the VM");

@@ -88,6 +88,10 @@ Result<void> DataPlane::disallow_any_host(const std::string& nqn) {
   return change("nvmf_subsystem_allow_any_host", {{"nqn", nqn}, {"allow_any_host", false}});
 }
 
+Result<void> DataPlane::set_subsystem_epoch(const std::string& nqn, int64_t epoch) {
+  return change("diskengine_nvmf_subsystem_set_epoch", {{"nqn", nqn}, {"epoch", epoch}});
+}
+
 Result<void> DataPlane::admit_host(const std::string& nqn, const std::string& host) {
   return change("nvmf_subsystem_add_host", {{"nqn", nqn}, {"host", host}});
 }
@@ -99,6 +103,10 @@ Result<void> DataPlane::remove_host(const std::string& nqn, const std::string& h
   if (!removed && removed.error().code() == Errc::invalid_argument)
     return change(kMethod, {{"nqn", nqn}, {"host", host}});
   return removed;
+}
+
+Result<void> DataPlane::set_keep_alive(int64_t timeout_ms) {
+  return change("bdev_nvme_set_options", {{"keep_alive_timeout_ms", timeout_ms}});
 }
 
 Result<void> DataPlane::attach_controller(const ControllerSpec& spec) {

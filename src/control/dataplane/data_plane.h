@@ -116,6 +116,8 @@ class DataPlane {
   Result<void> remove_namespace(const std::string& nqn, int64_t nsid);
   Result<void> add_listener(const ListenerSpec& spec);
   Result<void> disallow_any_host(const std::string& nqn);
+  // Hosts of another epoch are refused from then on, and disconnected. `conflict`: it has a later one.
+  Result<void> set_subsystem_epoch(const std::string& nqn, int64_t epoch);
   Result<void> admit_host(const std::string& nqn, const std::string& host);
   // Returns when nothing of the host can reach the namespace any more. A time-out is an error: the host is off the list
   // then and may still have I/O under way, which connected_hosts() shows.
@@ -125,6 +127,8 @@ class DataPlane {
   Result<std::vector<std::string>> connected_hosts(const std::string& nqn);
 
   // --- compute node
+  // For connections to come; refused by SPDK while there are any.
+  Result<void> set_keep_alive(int64_t timeout_ms);
   Result<void> attach_controller(const ControllerSpec& spec);
   Result<void> detach_controller(const std::string& name);
   // The legs are blank, or hold this very mirror. They serve at once, the other places stay free.

@@ -13,6 +13,7 @@ SubsystemView subsystem_of(const json::value& value) {
   SubsystemView view;
   view.nqn = text(value, "nqn");
   view.allow_any_host = boolean(value, "allow_any_host");
+  view.epoch = integer(value, "epoch");
   for_each(member(value, "namespaces"), [&](const json::value& ns) {
     view.namespaces.push_back({.nsid = integer(ns, "nsid"), .bdev_name = text(ns, "bdev_name")});
   });
@@ -90,6 +91,7 @@ Result<Abilities> DataPlane::abilities() {
   abilities.holds_writes = methods.contains("diskengine_raid_set_epoch") &&
                            methods.contains("diskengine_raid_confirm_exclusion") &&
                            methods.contains("diskengine_raid_fence") && methods.contains("diskengine_raid_wait_events");
+  abilities.keeps_epochs = methods.contains("diskengine_nvmf_subsystem_set_epoch");
   abilities.assembles = abilities.holds_writes && methods.contains("diskengine_raid_assemble");
   return abilities;
 }
@@ -140,6 +142,7 @@ Result<TargetView> DataPlane::observe_target() {
   TargetView view;
   // A disk that is still being looked at would seem to have no store.
   TRY(call("bdev_wait_for_examine", nullptr));  // SPDK refuses even empty parameters
+  TRY_ASSIGN(view.abilities, abilities());
   TRY_ASSIGN(view.bdevs, bdevs());
   TRY_ASSIGN(view.raids, raids());
   TRY_ASSIGN(const json::value stores, call("bdev_lvol_get_lvstores", nullptr));

@@ -42,6 +42,7 @@ struct SubsystemView {
   std::vector<ListenerView> listeners;
   std::vector<std::string> hosts;
   bool allow_any_host = false;
+  int64_t epoch = 0;  // that it refuses hosts of lower ones by; 0: none
 };
 
 struct ControllerView {
@@ -82,8 +83,16 @@ struct VhostView {
   std::optional<std::string> bdev_name;  // nullopt where the data plane does not tell; empty: it lost its bdev
 };
 
+// What a data plane can do besides SPDK's methods.
+struct Abilities {
+  bool holds_writes = false;  // diskengine_raid_set_epoch, _confirm_exclusion, _fence, _wait_events
+  bool assembles = false;     // diskengine_raid_assemble
+  bool keeps_epochs = false;  // diskengine_nvmf_subsystem_set_epoch
+};
+
 // A storage node's data plane.
 struct TargetView {
+  Abilities abilities;
   std::vector<BdevView> bdevs;
   std::vector<LvolStoreView> lvol_stores;
   std::vector<SubsystemView> subsystems;
@@ -95,12 +104,6 @@ struct TargetView {
   const LvolStoreView* lvol_store_on(std::string_view base_bdev) const;
   const SubsystemView* subsystem(std::string_view nqn) const;
   bool has_transport(std::string_view trtype) const;
-};
-
-// What a data plane can do besides SPDK's methods.
-struct Abilities {
-  bool holds_writes = false;  // diskengine_raid_set_epoch, _confirm_exclusion, _fence, _wait_events
-  bool assembles = false;     // diskengine_raid_assemble
 };
 
 // A compute node's data plane.

@@ -45,6 +45,8 @@ Result<void> run_step(LoopContext& context, const ExportWish& wish, const Export
       return target.remove_namespace(wish.nqn, plan.nsid);
     case ExportStep::add_listener:
       return target.add_listener({.nqn = wish.nqn, .address = wish.address, .port = wish.port});
+    case ExportStep::set_epoch:
+      return target.set_subsystem_epoch(wish.nqn, wish.epoch);
     case ExportStep::disallow_any_host:
       return target.disallow_any_host(wish.nqn);
     case ExportStep::remove_host:
@@ -124,6 +126,15 @@ ExportPlan plan_export(const ExportWish& wish, const TargetView& view) {
   for (const NamespaceView& ns : subsystem->namespaces)
     if (ns.bdev_name != wish.bdev_name) return step(ExportStep::remove_namespace, ns.nsid);
   if (subsystem->namespaces.empty()) return step(ExportStep::add_namespace);
+  if (view.abilities.keeps_epochs && subsystem->epoch > wish.epoch)
+    return {.step = ExportStep::none,
+            .host = {},
+            .raid = {},
+            .status = make_status(
+                state::kFailed, fmt::format("its export is held by epoch {}, the database has {}: it has lost what was "
+                                            "in it, and nobody is admitted before it is restored",
+                                            subsystem->epoch, wish.epoch))};
+  if (view.abilities.keeps_epochs && subsystem->epoch < wish.epoch) return step(ExportStep::set_epoch);
   ExportPlan hosts = plan_hosts(wish, *subsystem);
   if (hosts.step != ExportStep::none) return hosts;
   // Last, so that a host that reconnects finds its namespace and itself admitted.

@@ -6,6 +6,9 @@
 // Only then the writer connects, and nothing is assembled before. A host is admitted only while the database, asked
 // right before, has its epoch.
 //
+// A target that keeps epochs (diskengine_nvmf_subsystem_set_epoch) gets the volume's before the former host is removed:
+// an agent that was stopped and goes on with an old epoch is refused there, after any restart.
+//
 // A replica with a superblock is also found by the storage node's own data plane, which then holds it for a mirror that
 // is none of its business: it is made to let go of it first.
 //
@@ -42,6 +45,7 @@ enum class ExportStep {
   add_namespace,
   remove_namespace,
   add_listener,
+  set_epoch,
   disallow_any_host,
   remove_host,
   admit_host,

@@ -32,6 +32,12 @@ struct NewAttachment {
   int64_t expected_epoch = 0;  // the volume's epoch the caller decided on
 };
 
+struct AttachmentMove {
+  int64_t attachment_id = 0;
+  int64_t node_id = 0;         // where it goes
+  int64_t expected_epoch = 0;  // the epoch the caller decided on
+};
+
 // A decision about in_sync. `next` may be the same set: then it only ends what others decided on before.
 struct InSyncChange {
   int64_t volume_id = 0;
@@ -94,6 +100,9 @@ class Store {
   Result<int64_t> create_volume(const NewVolume& volume);
   // Compare-and-set of the volume's (epoch, writer); `conflict` when the epoch moved or it is attached.
   Result<int64_t> create_attachment(const NewAttachment& attachment);
+  // Gives the attachment to another node under the next epoch, whether its node answers or not: what it had there is
+  // fenced and taken apart when that can be reached. `conflict` when the epoch moved.
+  Result<void> move_attachment(const AttachmentMove& move);
   // The loops take the object apart; the row goes when nothing of it is left. Asking twice is no error.
   Result<void> request_delete_volume(int64_t volume_id);
   Result<void> request_delete_attachment(int64_t attachment_id);

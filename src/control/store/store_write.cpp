@@ -214,6 +214,32 @@ Result<int64_t> Store::create_attachment(const NewAttachment& attachment) {
   return id;
 }
 
+Result<void> Store::move_attachment(const AttachmentMove& move) {
+  const std::lock_guard lock(mutex_);
+  TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
+  TRY_ASSIGN(const std::string name, object_name(Kind::attachment, move.attachment_id));
+  TRY_ASSIGN(const std::vector<SqlRow> node,
+             connection_->query("SELECT name, vhost_dir FROM nodes WHERE id = $1", {move.node_id}));
+  if (node.empty()) return Error(Errc::not_found, fmt::format("no node with id {}", move.node_id));
+  TRY_ASSIGN(const int64_t changed,
+             connection_->execute("UPDATE volumes SET epoch = epoch + 1 WHERE writer = $1 AND epoch = $2",
+                                  {move.attachment_id, move.expected_epoch}));
+  if (changed == 0)
+    return Error(Errc::conflict,
+                 fmt::format("attachment {} has changed meanwhile; look at it and decide anew", move.attachment_id));
+  std::string socket = node[0].text(1);
+  if (!socket.ends_with('/')) socket += '/';
+  socket += vhost_controller_name(move.attachment_id);
+  const Status status{text(state::kNew), waiting_for_loop(node[0].text(0))};
+  TRY(connection_->execute(
+      "UPDATE volume_vm_mapping SET node_id = $1, epoch = $2, socket_path = $3, state = $4, reason "
+      "= $5 WHERE id = $6",
+      {move.node_id, move.expected_epoch + 1, socket, status.state, status.reason, move.attachment_id}));
+  TRY(add_event(Kind::attachment, move.attachment_id, name, status));
+  TRY(add_operation("attachment move", Kind::attachment, move.attachment_id, name));
+  return transaction.commit();
+}
+
 Result<void> Store::request_delete_volume(int64_t volume_id) {
   const std::lock_guard lock(mutex_);
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));

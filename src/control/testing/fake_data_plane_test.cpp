@@ -27,8 +27,8 @@ const std::set<std::string> kObservers = {
 
 // Methods that not every data plane has.
 const std::vector<std::string> kAbilities = {"diskengine_raid_set_epoch", "diskengine_raid_confirm_exclusion",
-                                             "diskengine_raid_fence", "diskengine_raid_wait_events",
-                                             "diskengine_raid_assemble"};
+                                             "diskengine_raid_fence",     "diskengine_raid_wait_events",
+                                             "diskengine_raid_assemble",  "diskengine_nvmf_subsystem_set_epoch"};
 
 }  // namespace
 
@@ -152,6 +152,13 @@ void FakeDataPlane::State::delete_lvol(const std::string& alias) {
   throw RpcFailure{-19, "No such device"};
 }
 
+int64_t& FakeDataPlane::State::kept_epoch(const std::string& uuid) {
+  for (auto& [path, store] : stored)
+    for (const auto& [name, lvol] : store.lvols)
+      if (lvol.uuid == uuid) return store.epochs[uuid];
+  throw RpcFailure{-19, "No such device"};
+}
+
 // True if the method was one of bdev_lvol_*.
 bool FakeDataPlane::State::change_lvols(const std::string& method, const json::value& params) {
   if (method == "bdev_lvol_create_lvstore")
@@ -183,6 +190,11 @@ void FakeDataPlane::State::change_target(const std::string& method, const json::
     if (!bdevs.contains(text(ns, "bdev_name"))) throw RpcFailure{-32602, "Invalid parameters"};
     subsystem(params).bdev = text(ns, "bdev_name");
     subsystem(params).ns_uuid = text(ns, "uuid");
+    subsystem(params).epoch = kept_epoch(text(ns, "bdev_name"));
+  } else if (method == "diskengine_nvmf_subsystem_set_epoch") {
+    FakeSubsystem& held = subsystem(params);
+    if (integer(params, "epoch") < held.epoch) throw RpcFailure{-116, "a later epoch began"};
+    held.epoch = kept_epoch(held.bdev) = integer(params, "epoch");
   } else if (method == "nvmf_subsystem_remove_ns") {
     subsystem(params).bdev.clear();
   } else if (method == "nvmf_subsystem_add_listener") {
@@ -191,7 +203,11 @@ void FakeDataPlane::State::change_target(const std::string& method, const json::
     subsystem(params).listeners.push_back(at);
     fabric->listeners[at] = self;
   } else if (method == "nvmf_subsystem_add_host") {
-    subsystem(params).hosts.insert(text(params, "host"));
+    const std::string host = text(params, "host");
+    const int64_t epoch = subsystem(params).epoch;
+    if (epoch != 0 && !host.ends_with(":" + std::to_string(epoch)))
+      throw RpcFailure{-32603, "the subsystem is held by another epoch"};
+    subsystem(params).hosts.insert(host);
   } else if (method == "nvmf_subsystem_remove_host") {
     const std::string host = text(params, "host");
     const bool was_connected = json::serialize(controllers_on(nqn)).find('"' + host + '"') != std::string::npos;
@@ -279,6 +295,7 @@ json::value FakeDataPlane::State::observe(const std::string& method) const {
       }
       list.emplace_back(json::object{{"nqn", nqn},
                                      {"allow_any_host", false},
+                                     {"epoch", subsystem.epoch},
                                      {"hosts", hosts},
                                      {"namespaces", namespaces},
                                      {"listen_addresses", addresses}});
@@ -317,6 +334,7 @@ json::value FakeDataPlane::State::handle(const std::string& method, const json::
     throw thrown;
   }
   if (kObservers.contains(method)) return observe(method);
+  if (method == "bdev_nvme_set_options") return true;
   if (method == "nvmf_subsystem_get_controllers") return controllers_on(text(params, "nqn"));
   reply = true;
   change_compute(method, params);

@@ -39,6 +39,7 @@ struct FakeLvolStore {
     int64_t num_blocks = 0;
   };
   std::string name;
+  std::map<std::string, int64_t> epochs;  // by the UUID of an lvol: of its writer
   int64_t cluster_bytes = 0;
   int64_t total_clusters = 0;
   std::map<std::string, Lvol> lvols;  // by name
@@ -49,6 +50,7 @@ struct FakeSubsystem {
   std::string ns_uuid;
   std::set<std::string> hosts;
   std::set<std::string> draining;      // off the list, with I/O under way
+  int64_t epoch = 0;                   // of its lvol, which outlives the process
   std::vector<std::string> listeners;  // "address:port"
 };
 
@@ -116,6 +118,8 @@ struct FakeDataPlane::State {
   void create_store(const boost::json::value& params);
   void create_lvol(const boost::json::value& params);
   void delete_lvol(const std::string& alias);
+  // What the store keeps of that lvol's writer.
+  int64_t& kept_epoch(const std::string& uuid);
   void show_lvols(const std::string& disk_bdev);
   FakeSubsystem& subsystem(const boost::json::value& params);
   FakeRaid& raid(const std::string& name);

@@ -41,6 +41,10 @@ class TestCase(unittest.TestCase):
         """Starts any other program."""
         return self.track(Process(arguments, self.path(f"{name}.log"), **options))
 
+    def untrack(self, process):
+        """Nobody looks at how it ends any more."""
+        self._processes.remove(process)
+
     def make_guest(self, name="guest", **options):
         """A guest that is killed after the test; add disks and networks to it, then start() it."""
         guest = Guest(self.directory, name, **options)

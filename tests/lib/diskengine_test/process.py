@@ -110,13 +110,14 @@ class DataPlane(Process):
 
     EXIT_CODES_ON_SIGTERM = (0,)
 
-    def __init__(self, directory, name="io", core_mask="0x1", extra_arguments=(), env=None, wait_ready=True):
+    def __init__(self, directory, name="io", core_mask="0x1", extra_arguments=(), env=None, wait_ready=True, prefix=()):
+        """`prefix` is a command that becomes the program, such as nsenter."""
         self.directory = directory
         self.name = name
         self.rpc_path = os.path.join(directory, f"{name}.sock")
         self.vhost_dir = os.path.join(directory, f"{name}.vhost")
         os.makedirs(self.vhost_dir, exist_ok=True)
-        arguments = [program("diskengine-io"), "-r", self.rpc_path, "-S", self.vhost_dir]
+        arguments = [*prefix, program("diskengine-io"), "-r", self.rpc_path, "-S", self.vhost_dir]
         if core_mask is not None:  # None: one reactor on any core
             arguments += ["-m", core_mask]
         super().__init__([*arguments, *extra_arguments], os.path.join(directory, f"{name}.log"), env)
