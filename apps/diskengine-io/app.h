@@ -24,8 +24,8 @@
 #include "rpc/methods_trace.h"
 #include "rpc/server.h"
 #include "runtime/random.h"
-#include "trace/recorder.h"
 #include "signals.h"
+#include "trace/recorder.h"
 
 namespace diskengine::app {
 

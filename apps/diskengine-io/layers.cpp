@@ -13,6 +13,7 @@
 #include "nvme/manager.h"
 #include "nvmf/target.h"
 #include "raid/manager.h"
+#include "rpc/methods_bdev_content.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
 #include "rpc/methods_bdev_lvol.h"
@@ -36,6 +37,7 @@ Layer disks(const LayerContext& context) {
     rpc::add_disk_methods(methods, devices, examination, random);
     rpc::add_decorator_methods(methods, devices, random);
     rpc::add_perf_methods(methods, devices);
+    rpc::add_content_methods(methods, devices);
   };
   return layer;
 }

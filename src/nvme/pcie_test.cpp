@@ -312,6 +312,32 @@ TEST_F(PcieTest, HealthAndErrorsAreRead) {
   EXPECT_EQ(log->media_errors.low, 5u);
 }
 
+TEST_F(PcieTest, TheErrorLogShowsEntriesInUse) {
+  attach();
+  Result<std::vector<spec::ErrorLogEntry>> log = wait(manager_.read_errors("NvmeDisk1"));
+  ASSERT_TRUE(log);
+  ASSERT_EQ(log->size(), 1u);
+  EXPECT_EQ(log->front().count, 7u);
+  EXPECT_EQ(log->front().lba, 42u);
+  EXPECT_EQ(spec::status_of(log->front().status), Status::unrecovered_read_error);
+}
+
+TEST_F(PcieTest, ADiskIsFoundByItsSerialNumber) {
+  ControllerOptions wanted = options();
+  wanted.address.address = "serial:SIM1";
+  Result<std::vector<std::string>> names = wait(manager_.attach(wanted));
+  ASSERT_TRUE(names) << names.error().message();
+  EXPECT_EQ((*manager_.find("NvmeDisk1"))->options().address.address, "0000:00:04.0");
+  EXPECT_EQ(sim_.opens, 2u) << "asked, and then attached";
+  wanted.name = "Again";
+  EXPECT_EQ(wait(manager_.attach(wanted)).error().code(), Errc::busy);
+  wanted.address.address = "serial:OTHER";
+  const Error other = wait(manager_.attach(wanted)).error();
+  EXPECT_EQ(other.code(), Errc::not_found);
+  EXPECT_NE(other.message().find("0000:00:04.0 has SIM1"), std::string::npos) << other.message();
+  EXPECT_EQ(sim_.opens, 2u) << "what is attached is not asked again";
+}
+
 TEST_F(PcieTest, QueuesAreLimitedToTheVectorsThereAre) {
   sim_.vectors = 3;
   attach();

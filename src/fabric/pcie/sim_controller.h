@@ -72,6 +72,7 @@ class SimController final : public PciBus {
   std::map<uint32_t, Namespace> namespaces{{1, {}}};
   uint64_t cap = spec::make_cap(64, 1000).value;
   unsigned vectors = 9;
+  std::vector<std::string> addresses{"0000:00:04.0"};  // that are listed; all are this one
   uint16_t granted_queues = 16;
   uint8_t mdts = 5;  // 128 KiB
   uint32_t sgls = 0;
@@ -109,6 +110,8 @@ class SimController final : public PciBus {
     if (gone) return Error(Errc::not_found, "there is no PCI device at " + address);
     return std::shared_ptr<PciDevice>(std::make_shared<Device>(*this));
   }
+
+  std::vector<std::string> list() const override { return gone ? std::vector<std::string>() : addresses; }
 
   SimDomain& domain() noexcept { return *domain_; }
   bool enabled() const noexcept { return (config_ & spec::kCcEnable) != 0; }

@@ -30,6 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr char kBinding[] = "docs/operating.md says how to bind a disk to vfio-pci";
+constexpr char kDevices[] = "/sys/bus/pci/devices";
+constexpr char kDriver[] = "vfio-pci";
 constexpr uint32_t kNvmeClass = 0x010802;
 // Of BAR 0 that is mapped, at most: registers and doorbells of kVectorsMax queues at the usual stride are far less.
 constexpr size_t kMappedMax = size_t{1} << 20;
@@ -55,7 +57,7 @@ uint32_t read_hex_file(const fs::path& path) {
 
 // What stands in the way of driving the device, in the order in which an operator meets it.
 Result<std::string> group_of(const std::string& address) {
-  const fs::path device = fs::path("/sys/bus/pci/devices") / address;
+  const fs::path device = fs::path(kDevices) / address;
   std::error_code error;
   if (!fs::exists(device, error)) return Error(Errc::not_found, fmt::format("there is no PCI device at {}", address));
   if (const uint32_t pci_class = read_hex_file(device / "class"); pci_class != kNvmeClass)
@@ -67,7 +69,7 @@ Result<std::string> group_of(const std::string& address) {
                                                   "the kernel's command line (intel_iommu=on)",
                                                   address));
   const std::string driver = link_name(device / "driver");
-  if (driver != "vfio-pci")
+  if (driver != kDriver)
     return Error(Errc::busy,
                  fmt::format("{} is driven by {}: {}", address, driver.empty() ? "nothing" : driver, kBinding));
   return group;
@@ -313,6 +315,16 @@ class VfioDevice final : public PciDevice {
 };
 
 }  // namespace
+
+std::vector<std::string> VfioBus::list() const {
+  std::vector<std::string> addresses;
+  std::error_code error;
+  for (const fs::directory_entry& device : fs::directory_iterator(kDevices, error))
+    if (link_name(device.path() / "driver") == kDriver && read_hex_file(device.path() / "class") == kNvmeClass)
+      addresses.push_back(device.path().filename().string());
+  std::ranges::sort(addresses);
+  return addresses;
+}
 
 Result<std::shared_ptr<PciDevice>> VfioBus::open(const std::string& address) {
   TRY_ASSIGN(const std::string group, group_of(address));
