@@ -114,6 +114,7 @@ class SimController final : public PciBus {
   std::vector<std::string> list() const override { return gone ? std::vector<std::string>() : addresses; }
 
   SimDomain& domain() noexcept { return *domain_; }
+  bool interrupts_on(unsigned vector) const { return vector_fds_.at(vector) >= 0; }
   bool enabled() const noexcept { return (config_ & spec::kCcEnable) != 0; }
   size_t queues() const noexcept { return submission_.size(); }
   void ask_for_removal() { signal(removal_fd_.get()); }

@@ -55,6 +55,34 @@ uint32_t read_hex_file(const fs::path& path) {
   return value;
 }
 
+// Where /dev/<name> is mounted, or empty.
+std::string mount_of(const std::string& name) {
+  std::ifstream mounts("/proc/mounts");
+  std::string device;
+  std::string where;
+  std::string rest;
+  while (mounts >> device >> where && std::getline(mounts, rest))
+    if (device == "/dev/" + name) return where;
+  return {};
+}
+
+// What the kernel does with the block devices of a controller and their partitions: ", and ... is mounted on /data".
+std::string use_by_kernel(const fs::path& device) {
+  std::error_code error;
+  for (auto at = fs::recursive_directory_iterator(device / "nvme", error);
+       !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    std::error_code none;
+    if (!name.starts_with("nvme") || !fs::exists(at->path() / "dev", none)) continue;
+    if (const std::string where = mount_of(name); !where.empty())
+      return fmt::format(", and /dev/{} is mounted on {}", name, where);
+    const fs::directory_iterator holders(at->path() / "holders", none);
+    if (holders != fs::directory_iterator())
+      return fmt::format(", and /dev/{} is in use by {}", name, holders->path().filename().string());
+  }
+  return {};
+}
+
 // What stands in the way of driving the device, in the order in which an operator meets it.
 Result<std::string> group_of(const std::string& address) {
   const fs::path device = fs::path(kDevices) / address;
@@ -70,8 +98,8 @@ Result<std::string> group_of(const std::string& address) {
                                                   address));
   const std::string driver = link_name(device / "driver");
   if (driver != kDriver)
-    return Error(Errc::busy,
-                 fmt::format("{} is driven by {}: {}", address, driver.empty() ? "nothing" : driver, kBinding));
+    return Error(Errc::busy, fmt::format("{} is driven by {}{}: {}", address, driver.empty() ? "nothing" : driver,
+                                         use_by_kernel(device), kBinding));
   return group;
 }
 
