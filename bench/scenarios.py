@@ -244,11 +244,25 @@ class Vhost(VhostLoad):
     """A virtqueue in shared memory onto a RAM disk."""
 
     title = "vhost, RAM disk"
+    plane = "vhost"
+    limit = "vhost_untraced"
 
     def start(self):
-        self.io = self.processes["io"] = self.stage.data_plane("io", FRONT)
+        self.io = self.processes["io"] = self.stage.data_plane(self.plane, FRONT)
         fill(self.io, make_ram(self.io, "ram"))
         self.io.rpc.vhost_create_blk_controller(ctrlr="vhost.0", dev_name="ram")
+
+
+class VhostUntraced(Vhost):
+    """The same with tracing off: what sampling costs."""
+
+    title = "vhost, RAM disk, nothing traced"
+    plane = "untraced"
+    limit = None
+
+    def start(self):
+        super().start()
+        self.io.rpc.diskengine_trace_set_options(enabled=False)
 
 
 class WholePath(VhostLoad):
@@ -274,6 +288,7 @@ SCENARIOS = {
     "raw": RawTcp,
     "nvme_tcp": NvmeTcp,
     "raid1": Raid1,
+    "vhost_untraced": VhostUntraced,
     "vhost": Vhost,
     "path": WholePath,
     "ram": Ram,

@@ -95,14 +95,17 @@ class Cluster:
         return [program("diskengine"), "--api", self.api, *arguments]
 
     def cli(self, *arguments):
-        """Runs the command line as a person would, its output shown; raises when it fails."""
+        """Runs the command line as a person would, its output shown and returned; raises when it fails."""
         print(f"  $ diskengine {' '.join(arguments)}", flush=True)
         command = self.command(*arguments)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+            lines = []
             for line in run.stdout:
+                lines.append(line)
                 print(f"    {line.rstrip()}", flush=True)
         if run.returncode != 0:
             raise RuntimeError(f"`diskengine {' '.join(arguments)}` ended with {run.returncode}")
+        return "".join(lines)
 
     def query(self, *arguments):
         """What the command line answers with -o json."""

@@ -12,7 +12,6 @@ import sys
 import time
 
 from cluster import COMPUTE_NODE, STORAGE_NODES, Blobstore, Cluster
-from path import WriteTimes, draw
 
 VOLUME = "demo"
 VOLUME_SIZE = "256MiB"
@@ -51,8 +50,6 @@ class Replica:
         self.disk_file = description["disk_path"]
         self.lvol_name = description["lvol_alias"].split("/")[1]
         self.name = f"lvol {description['lvol'][:8]}"
-        self.lvol_bdev = description["lvol"]
-        self.disk_bdev = f"NvmeDisk{description['disk_id']}n1"
         self.base_bdev = description["base_bdev"]
         self.data_offset_bytes = 0
 
@@ -138,23 +135,17 @@ class Demo:
             check(found == block, f"{replica.node} has the same 4096 bytes {where}")
 
     def measure(self):
-        step("The time of a write in each layer, over two seconds of single writes")
-        compute = WriteTimes(self.compute_rpc(), [self.raid, *(replica.base_bdev for replica in self.replicas)])
-        storage = [
-            WriteTimes(self.rpc_of(replica), [replica.lvol_bdev, replica.disk_bdev]) for replica in self.replicas
-        ]
-        job = fio_job(self.guest.run(f"{FIO} --rw=randwrite --iodepth=1 --time_based --runtime=2"))
+        step("One write's way over both machines, with the time in each layer")
+        writing = self.guest.begin(f"{FIO} --rw=randwrite --iodepth=1 --offset=16m --size=1m --time_based --runtime=3")
+        drawn = self.cluster.cli("volume", "trace", VOLUME)
+        self.picture = drawn[drawn.index("write of") :]
+        trace = self.cluster.query("volume", "trace", VOLUME)
+        job = fio_job(self.guest.finish(writing, 60))
         check(job["error"] == 0 and job["write"]["total_ios"] > 0, f"the guest made {job['write']['total_ios']} writes")
-        at_compute = compute.means_us()
-        rows = []
-        for replica, times in zip(self.replicas, storage):
-            below = times.means_us()
-            here_us = (at_compute[replica.base_bdev], below[replica.lvol_bdev], below[replica.disk_bdev])
-            rows.append((replica.node, here_us, replica.name))
-        self.picture = draw(job["write"]["clat_ns"]["mean"] / 1000, at_compute[self.raid], rows)
-
-    def rpc_of(self, replica):
-        return self.cluster.data_planes[replica.node].rpc
+        layers = {stage["stage"].split("_")[0] for stage in trace["stages"]}
+        check({"vhost", "raid", "nvme", "network, both ways", "nvmf", "lvol", "disk"} <= layers, "every layer is seen")
+        total = sum(stage["us"] for stage in trace["stages"])
+        check(abs(total - trace["total_us"]) < 1, f"the stages add up to the whole, {trace['total_us']:.0f} us")
 
     def lose_a_node(self):
         step(f"{LOST_NODE} is killed while the guest writes")
@@ -190,7 +181,7 @@ class Demo:
         count = self.cluster.stop()
         check(True, f"{count} processes ended in order")
         step("The path of one write")
-        print(f"\n{self.picture}\n", flush=True)
+        print(f"\n{self.picture}", flush=True)
 
 
 def main():

@@ -35,6 +35,8 @@ Result<void> App::make_reactors() {
     reactor.id = static_cast<unsigned>(i);
     reactor.cpu = core;
     reactors_.push_back(std::make_unique<Reactor>(std::move(reactor)));
+    recorders_.push_back(std::make_unique<trace::Recorder>(*reactors_.back(), trace::Options{}));
+    reactors_.back()->set_recorder(recorders_.back().get());
   }
   for (size_t i = 1; i < reactors_.size(); ++i) {
     threads_.emplace_back([reactor = reactors_[i].get()] { reactor->run(); });
@@ -78,6 +80,7 @@ void App::add_methods() {
   rpc::add_notify_methods(methods_, *events_);
   rpc::add_bdev_methods(methods_, *bdevs_);
   rpc::add_stats_methods(methods_, *devices_, *histograms_);
+  rpc::add_trace_methods(methods_, reactor_list_);
   for (const Layer& layer : layers_)
     if (layer.add_methods) layer.add_methods(methods_);
 }

@@ -21,9 +21,11 @@
 #include "rpc/methods_config.h"
 #include "rpc/methods_stats.h"
 #include "rpc/methods_thread.h"
+#include "rpc/methods_trace.h"
 #include "rpc/server.h"
 #include "runtime/random.h"
 #include "signals.h"
+#include "trace/recorder.h"
 
 namespace diskengine::app {
 
@@ -53,6 +55,7 @@ class App {
 
   Options options_;
   Random random_;
+  std::vector<std::unique_ptr<trace::Recorder>> recorders_;  // one for each reactor
   std::vector<std::unique_ptr<Reactor>> reactors_;
   std::vector<std::thread> threads_;  // of the reactors but the main one
   std::vector<Reactor*> reactor_list_;

@@ -5,6 +5,8 @@
 #include <memory>
 #include <utility>
 
+#include "fabric/pcie/host.h"
+#include "fabric/pcie/vfio.h"
 #include "fabric/rdma/host.h"
 #include "fabric/tcp/host.h"
 #include "lvol/manager.h"
@@ -42,10 +44,12 @@ Layer disks(const LayerContext& context) {
 struct NvmeHost {
   NvmeHost(const LayerContext& context, std::shared_ptr<DmaRegions> memory)
       : regions(std::move(memory)),
-        manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}}, context.random) {}
+        manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}, {"PCIe", &pcie}}, context.random) {}
   const std::shared_ptr<DmaRegions> regions;
   fabric::tcp::HostTransport tcp;
   fabric::rdma::HostTransport rdma{fabric::rdma::load_verbs, *regions};
+  fabric::pcie::VfioBus bus;
+  fabric::pcie::HostTransport pcie{bus, *regions};
   nvme::HostManager manager;
 };
 

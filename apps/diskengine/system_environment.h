@@ -1,4 +1,4 @@
-// The real clock and the kernel's random numbers, behind the control plane's seam. Any thread.
+// The real clock, the kernel's random numbers and its processes, behind the control plane's seam. Any thread.
 #pragma once
 
 #include "control/environment.h"
@@ -11,6 +11,8 @@ class SystemEnvironment final : public control::Environment {
   int64_t monotonic_ms() const override;
   uint64_t random() override;
   void pause_ms(int64_t ms) override;
+  std::string process_identity() const override;
+  bool has_ended(const std::string& process_identity) const override;
 };
 
 }  // namespace diskengine

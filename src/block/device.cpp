@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "trace/probes.h"
 
 namespace diskengine {
 
@@ -37,6 +38,10 @@ void Device::set_size_blocks(uint64_t size_blocks) {
   info_.size_blocks = size_blocks;
   size_blocks_.store(size_blocks, std::memory_order_relaxed);
   watchers_.for_each([this](DeviceWatcher& watcher) { watcher.on_resized(*this); });
+}
+
+void Device::announce_cache_lost(const std::shared_ptr<void>& hold) {
+  watchers_.for_each([&](DeviceWatcher& watcher) { watcher.on_cache_lost(*this, hold); });
 }
 
 void Device::announce_removed() {
@@ -197,6 +202,10 @@ void Channel::submit(Request& request) noexcept {
   request.submit_ticks = reactor_.batch_ticks();
   ++outstanding_;
   link(request);
+  DE_PROBE5(request_submit, &request, device_->info().name.c_str(), static_cast<int>(request.op), request.lba,
+            request.blocks);
+  if (request.visit != nullptr) [[unlikely]]
+    enter(request);
   const bool nested = starting_;
   starting_ = true;
   const IoStatus checked = check(request);
@@ -206,6 +215,12 @@ void Channel::submit(Request& request) noexcept {
     finish(request, checked);
   }
   starting_ = nested;
+}
+
+void Channel::enter(Request& request) const noexcept {
+  const DeviceInfo& info = device_->info();
+  request.visit =
+      request.visit->enter(info.name, info.layer, static_cast<uint8_t>(request.op), request.lba, request.blocks);
 }
 
 void Channel::link(Request& request) noexcept {
@@ -241,8 +256,11 @@ void Channel::complete(Request& request) noexcept {
   if (took > stats.max_ticks) stats.max_ticks = took;
   if (took < stats.min_ticks) stats.min_ticks = took;
   stats_.latency[request.op == Op::read ? 0 : request.op == Op::write ? 1 : 2].record(took);
+  DE_PROBE3(request_complete, &request, device_->info().name.c_str(), static_cast<int>(request.status.code));
   request.channel = nullptr;
   unlink(request);
+  if (request.visit != nullptr) [[unlikely]]
+    std::exchange(request.visit, nullptr)->leave(request.status.ok());
   DE_ASSERT(outstanding_ > 0);
   if (--outstanding_ == 0 && !idle_waiters_.empty()) [[unlikely]] {
     std::vector<std::function<void()>> waiters = std::move(idle_waiters_);

@@ -45,6 +45,7 @@ struct DeviceInfo {
   uint32_t buffer_align = 1;         // payload alignment in bytes at which this device needs no copy
   uint32_t max_transfer_blocks = 0;  // longest read or write; 0: no limit. Longer ones fail with IoCode::invalid
   uint32_t optimal_blocks = 0;       // I/O is best split at multiples of this; 0: nothing known
+  trace::Layer layer = trace::Layer::other;  // whose times its I/O counts to in traces
 
   uint64_t size_bytes() const noexcept { return size_blocks * block_size; }
 };
@@ -122,6 +123,7 @@ class Channel : public ListHook {
  private:
   struct Completer;
   IoStatus check(const Request& request) const noexcept;
+  void enter(Request& request) const noexcept;
   void complete(Request& request) noexcept;
   void link(Request& request) noexcept;
   void unlink(Request& request) noexcept;
@@ -144,6 +146,13 @@ class DeviceWatcher : public ListHook {
   // The device is going away: finish your I/O, close your channels and drop your reference, soon.
   virtual void on_removed(Device& device) = 0;
   virtual void on_resized(Device& device) { static_cast<void>(device); }
+  // What the device had completed and not flushed may be gone, and it comes back: the process or machine behind it was
+  // started anew. It does no I/O, not even what is under way, before nobody has `hold` any more; who keeps it waits for
+  // no I/O of the device meanwhile.
+  virtual void on_cache_lost(Device& device, const std::shared_ptr<void>& hold) {
+    static_cast<void>(device);
+    static_cast<void>(hold);
+  }
 
  protected:
   ~DeviceWatcher() = default;
@@ -193,6 +202,8 @@ class Device : public std::enable_shared_from_this<Device> {
  protected:
   // Main reactor. Announces the new size.
   void set_size_blocks(uint64_t size_blocks);
+  // Main reactor. Tells the watchers; the caller begins with I/O again when the last of them has let go of `hold`.
+  void announce_cache_lost(const std::shared_ptr<void>& hold);
   // Main reactor. For good: writes that come from now on are refused.
   void set_read_only() noexcept { read_only_.store(true, std::memory_order_relaxed); }
   DeviceInfo& mutable_info() noexcept { return info_; }

@@ -15,6 +15,7 @@
 
 #include "base/list.h"
 #include "block/io_status.h"
+#include "trace/trace.h"
 
 namespace diskengine {
 
@@ -37,6 +38,9 @@ struct Request : ListHook {
   std::span<const iovec> iov;  // read, write, compare: adds up to blocks * block_size; memory stays put till completion
   Completion done = nullptr;
   void* owner = nullptr;  // for `done`
+  // If the I/O is traced, the visit of the layer that submits this; from submit() to the completion it is the visit of
+  // the layer below, and nullptr after it.
+  trace::Visit* visit = nullptr;
 
   // Set by completion.
   IoStatus status;

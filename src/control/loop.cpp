@@ -5,7 +5,7 @@
 namespace diskengine::control {
 namespace {
 
-constexpr int64_t kFirstDelayMs = 500;
+constexpr int64_t kFirstDelayMs = 250;
 
 }  // namespace
 

@@ -1,8 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "control/baremetal/raid_watcher.h"
 #include "control/naming.h"
 #include "control/node_loop.h"
 #include "control/storagenode/disk_init.h"
@@ -18,8 +21,20 @@ namespace {
 
 constexpr int64_t kSize = 1 << 20;
 
-// Two storage nodes and a compute node over fake data planes; loops are run by hand, time moves by hand.
-class LoopsTest : public ::testing::Test {
+// For threads that wait in real time.
+class RealPauses final : public Environment {
+ public:
+  int64_t unix_ms() const override { return 0; }
+  int64_t monotonic_ms() const override { return 0; }
+  uint64_t random() override { return 0; }
+  void pause_ms(int64_t ms) override { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+  std::string process_identity() const override { return {}; }
+  bool has_ended(const std::string&) const override { return false; }
+};
+
+// Two storage nodes and a compute node over fake data planes; loops are run by hand, time moves by hand. Each test runs
+// with superblocks on the replicas and without.
+class LoopsTest : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     directory_ = std::filesystem::temp_directory_path() / ("loops-test-" + std::to_string(::getpid()));
@@ -107,8 +122,16 @@ class LoopsTest : public ::testing::Test {
     }
   }
 
+  bool has_superblock() const { return GetParam(); }
+  // The call that puts the mirror together.
+  std::string creation() const {
+    return (has_superblock() ? "diskengine_raid_assemble " : "bdev_raid_create ") + raid_bdev_name(volume_);
+  }
   int64_t make_volume() {
-    return store_->create_volume({.name = "v", .size_bytes = kSize, .block_size = 512, .disk_ids = disks_}).value();
+    return store_
+        ->create_volume(
+            {.name = "v", .size_bytes = kSize, .block_size = 512, .superblock = has_superblock(), .disk_ids = disks_})
+        .value();
   }
   int64_t attach(int64_t volume) {
     const int64_t epoch = store_->load_graph()->volume(volume)->epoch;
@@ -152,7 +175,7 @@ class LoopsTest : public ::testing::Test {
   int64_t attachment_ = 0;
 };
 
-TEST_F(LoopsTest, a_volume_and_its_attachment_become_ready_under_the_names_of_the_checklist) {
+TEST_P(LoopsTest, a_volume_and_its_attachment_become_ready_under_the_names_of_the_checklist) {
   make_ready();
   const std::string all = everything();
   for (const VolumeLvolMapping& replica : graph().replicas) {
@@ -164,7 +187,7 @@ TEST_F(LoopsTest, a_volume_and_its_attachment_become_ready_under_the_names_of_th
   EXPECT_EQ(volume().status, (Status{"ready", ""}));
 }
 
-TEST_F(LoopsTest, each_export_admits_exactly_the_current_writer) {
+TEST_P(LoopsTest, each_export_admits_exactly_the_current_writer) {
   make_ready();
   const std::string host = "\"hosts\":[{\"nqn\":\"" + host_nqn(attachment_, 1) + "\"}]";
   EXPECT_NE(s1().ask("nvmf_get_subsystems").find(host), std::string::npos);
@@ -180,7 +203,7 @@ TEST_F(LoopsTest, each_export_admits_exactly_the_current_writer) {
 
 // The compute node cannot be reached by its loops, and its volume goes to another attachment: what the old host has
 // under way at a storage node keeps the replica there out until it is drained.
-TEST_F(LoopsTest, a_replica_is_used_only_when_the_former_hosts_io_is_drained) {
+TEST_P(LoopsTest, a_replica_is_used_only_when_the_former_hosts_io_is_drained) {
   make_ready();
   const std::string former = host_nqn(attachment_, 1);
   s1().hold_io_of(former);
@@ -204,7 +227,7 @@ TEST_F(LoopsTest, a_replica_is_used_only_when_the_former_hosts_io_is_drained) {
   EXPECT_EQ(attachment().status, (Status{"ready", ""}));
 }
 
-TEST_F(LoopsTest, a_replica_that_cannot_be_fenced_leaves_in_sync_before_the_mirror_starts_without_it) {
+TEST_P(LoopsTest, a_replica_that_cannot_be_fenced_leaves_in_sync_before_the_mirror_starts_without_it) {
   make_ready();
   const std::vector<int64_t> both = volume().in_sync;
   s1().hold_io_of(host_nqn(attachment_, 1));
@@ -222,7 +245,7 @@ TEST_F(LoopsTest, a_replica_that_cannot_be_fenced_leaves_in_sync_before_the_mirr
   EXPECT_EQ(attachment().status.state, "rebuilding");
 }
 
-TEST_F(LoopsTest, a_data_plane_that_does_not_tell_who_is_connected_is_not_trusted_to_be_fenced) {
+TEST_P(LoopsTest, a_data_plane_that_does_not_tell_who_is_connected_is_not_trusted_to_be_fenced) {
   s1().lack("nvmf_subsystem_get_controllers");
   volume_ = make_volume();
   run();
@@ -232,7 +255,7 @@ TEST_F(LoopsTest, a_data_plane_that_does_not_tell_who_is_connected_is_not_truste
   EXPECT_EQ(graph().replicas[0].fenced_epoch, 0);
 }
 
-TEST_F(LoopsTest, an_attachment_that_lost_its_epoch_is_taken_down_and_never_writes_again) {
+TEST_P(LoopsTest, an_attachment_that_lost_its_epoch_is_taken_down_and_never_writes_again) {
   make_ready();
   auto connection = open_sqlite(directory_ / "test.db");
   ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
@@ -244,7 +267,7 @@ TEST_F(LoopsTest, an_attachment_that_lost_its_epoch_is_taken_down_and_never_writ
     EXPECT_EQ(c1().ask(method), "[]") << method;
 }
 
-TEST_F(LoopsTest, running_again_when_all_is_ready_changes_nothing) {
+TEST_P(LoopsTest, running_again_when_all_is_ready_changes_nothing) {
   make_ready();
   const int64_t before = changes();
   const int64_t events = store_->events(1)->at(0).id;
@@ -255,7 +278,7 @@ TEST_F(LoopsTest, running_again_when_all_is_ready_changes_nothing) {
   EXPECT_EQ(store_->events(1)->at(0).id, events);
 }
 
-TEST_F(LoopsTest, any_one_data_plane_that_starts_again_ends_in_the_same_graph) {
+TEST_P(LoopsTest, any_one_data_plane_that_starts_again_ends_in_the_same_graph) {
   make_ready();
   const std::string before = everything();
   for (size_t i = 0; i < planes_.size(); ++i) {
@@ -270,7 +293,7 @@ TEST_F(LoopsTest, any_one_data_plane_that_starts_again_ends_in_the_same_graph) {
   }
 }
 
-TEST_F(LoopsTest, the_control_plane_may_stop_between_any_two_steps) {
+TEST_P(LoopsTest, the_control_plane_may_stop_between_any_two_steps) {
   volume_ = make_volume();
   attachment_ = attach(volume_);
   for (int i = 0; i < 12; ++i) {
@@ -281,7 +304,7 @@ TEST_F(LoopsTest, the_control_plane_may_stop_between_any_two_steps) {
   EXPECT_EQ(attachment().status, (Status{"ready", ""}));
 }
 
-TEST_F(LoopsTest, a_node_that_does_not_answer_says_what_to_start_on_all_its_objects) {
+TEST_P(LoopsTest, a_node_that_does_not_answer_says_what_to_start_on_all_its_objects) {
   make_ready();
   s2().stop();
   run(1);
@@ -296,7 +319,7 @@ TEST_F(LoopsTest, a_node_that_does_not_answer_says_what_to_start_on_all_its_obje
   EXPECT_EQ(attachment().status.state, "down");
 }
 
-TEST_F(LoopsTest, a_lost_replica_leaves_in_sync_and_comes_back_by_rebuild) {
+TEST_P(LoopsTest, a_lost_replica_leaves_in_sync_and_comes_back_by_rebuild) {
   make_ready();
   const std::vector<int64_t> both = volume().in_sync;
   s2().stop();
@@ -325,8 +348,133 @@ TEST_F(LoopsTest, a_lost_replica_leaves_in_sync_and_comes_back_by_rebuild) {
   EXPECT_EQ(volume().in_sync, both);
 }
 
+TEST_P(LoopsTest, a_mirror_is_held_by_its_epoch_before_a_guest_can_reach_it) {
+  make_ready();
+  const std::vector<std::string> order = c1().changes();
+  const auto at = [&](const std::string& change) {
+    return std::find(order.begin(), order.end(), change) - order.begin();
+  };
+  const std::string raid = raid_bdev_name(volume_);
+  const auto vhost = at("vhost_create_blk_controller " + vhost_controller_name(attachment_));
+  EXPECT_LT(at(creation()), vhost);
+  if (!has_superblock()) {
+    EXPECT_LT(at(creation()), at("diskengine_raid_set_epoch " + raid));
+    EXPECT_LT(at("diskengine_raid_set_epoch " + raid), vhost);
+  }
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("\"epoch\":1"), std::string::npos);
+  EXPECT_TRUE(graph().node(compute_)->holds_writes);
+}
+
+// No watcher runs here: the event is missed, and the loops' next pass finds what the mirror waits for.
+TEST_P(LoopsTest, a_missed_exclusion_is_found_recorded_and_then_confirmed) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  s2().stop();
+  c1().drop_lost_legs();
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos) << "its writes are held";
+  c1().forget_changes();
+  run(1);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  const std::string raid = raid_bdev_name(volume_);
+  EXPECT_EQ(c1().changes(), std::vector<std::string>{"diskengine_raid_confirm_exclusion " + raid});
+  EXPECT_EQ(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+}
+
+TEST_P(LoopsTest, a_watcher_settles_an_exclusion_as_soon_as_it_is_wanted) {
+  make_ready();
+  const std::vector<int64_t> both = volume().in_sync;
+  std::atomic<int> settled{0};
+  std::atomic<bool> is_over{false};
+  RealPauses pauses;
+  RaidWatcher watcher(*store_, pauses, socket(2), [&] { ++settled; });
+  std::thread watching([&] { watcher.run(is_over); });
+  s2().stop();
+  c1().drop_lost_legs();
+  for (int i = 0; i < 500 && settled == 0; ++i) pauses.pause_ms(10);
+  EXPECT_EQ(settled, 1);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[0]});
+  // The data plane starts again, with ids that begin anew; the watcher finds it.
+  c1().stop();
+  s2().start();
+  c1().start();
+  run(3);
+  c1().rebuild_to(100);
+  run(1);
+  ASSERT_EQ(volume().in_sync, both);
+  s1().stop();
+  c1().drop_lost_legs();
+  for (int i = 0; i < 500 && settled == 1; ++i) pauses.pause_ms(10);
+  EXPECT_EQ(volume().in_sync, std::vector<int64_t>{both[1]});
+  is_over = true;
+  watching.join();
+}
+
+TEST_P(LoopsTest, while_the_database_is_away_an_exclusion_waits_and_is_settled_when_it_is_back) {
+  make_ready();
+  s2().stop();
+  c1().drop_lost_legs();
+  auto blocking = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*blocking)->script("ALTER TABLE volumes RENAME TO volumes_away"));
+  RaidWatcher watcher(*store_, environment_, socket(2), [] {});
+  EXPECT_EQ(watcher.round().value(), false);
+  EXPECT_EQ(watcher.round().value(), false) << "it looks again although no event comes";
+  EXPECT_NE(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+  ASSERT_TRUE((*blocking)->script("ALTER TABLE volumes_away RENAME TO volumes"));
+  EXPECT_EQ(watcher.round().value(), true);
+  EXPECT_EQ(volume().in_sync.size(), 1u);
+  EXPECT_EQ(c1().ask("bdev_raid_get_bdevs").find("leaving"), std::string::npos);
+}
+
+// It waits for an exclusion while its volume goes to somebody else: the writes that it holds are never acknowledged.
+TEST_P(LoopsTest, a_mirror_whose_epoch_is_over_is_fenced_and_not_confirmed) {
+  make_ready();
+  s2().stop();
+  c1().drop_lost_legs();
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
+  const std::vector<int64_t> both = volume().in_sync;
+  RaidWatcher watcher(*store_, environment_, socket(2), [] {});
+  c1().forget_changes();
+  EXPECT_TRUE(watcher.round().value());
+  EXPECT_EQ(c1().changes(), std::vector<std::string>{"diskengine_raid_fence " + raid_bdev_name(volume_)});
+  EXPECT_EQ(volume().in_sync, both);
+}
+
+TEST_P(LoopsTest, a_mirror_is_fenced_before_it_is_taken_from_under_its_guest) {
+  make_ready();
+  auto connection = open_sqlite(directory_ / "test.db");
+  ASSERT_TRUE((*connection)->execute("UPDATE volumes SET epoch = epoch + 1", {}));
+  c1().forget_changes();
+  run();
+  const std::vector<std::string> order = c1().changes();
+  ASSERT_GE(order.size(), 3u);
+  EXPECT_EQ(order[0], "diskengine_raid_fence " + raid_bdev_name(volume_));
+  EXPECT_EQ(order[1], "vhost_delete_controller " + vhost_controller_name(attachment_));
+}
+
+TEST_P(LoopsTest, a_data_plane_that_holds_no_writes_works_as_before_and_is_known_for_it) {
+  c1().lack("diskengine_raid_set_epoch");
+  if (has_superblock()) {
+    volume_ = make_volume();
+    run();
+    attachment_ = attach(volume_);
+    run();
+    EXPECT_EQ(attachment().status.state, "failed");
+    EXPECT_NE(attachment().status.reason.find("no diskengine_raid_assemble"), std::string::npos);
+    EXPECT_EQ(c1().ask("bdev_raid_get_bdevs"), "[]");
+    return;
+  }
+  make_ready();
+  EXPECT_FALSE(graph().node(compute_)->holds_writes);
+  s2().stop();
+  c1().drop_lost_legs();
+  run(1);
+  EXPECT_EQ(attachment().status.state, "degraded");
+  EXPECT_EQ(volume().in_sync.size(), 1u);
+}
+
 // The stale leg must come back by rebuild although the mirror itself has forgotten who was in it.
-TEST_F(LoopsTest, a_compute_node_that_restarts_while_degraded_never_mirrors_the_stale_replica) {
+TEST_P(LoopsTest, a_compute_node_that_restarts_while_degraded_never_mirrors_the_stale_replica) {
   make_ready();
   const std::vector<int64_t> both = volume().in_sync;
   s2().stop();
@@ -347,7 +495,7 @@ TEST_F(LoopsTest, a_compute_node_that_restarts_while_degraded_never_mirrors_the_
   EXPECT_EQ(c1().ask("bdev_get_bdevs").find("standin"), std::string::npos) << "the stand-in is gone";
 }
 
-TEST_F(LoopsTest, a_mirror_starts_without_a_missing_replica_only_after_the_grace_and_its_exclusion) {
+TEST_P(LoopsTest, a_mirror_starts_without_a_missing_replica_only_after_the_grace_and_its_exclusion) {
   volume_ = make_volume();
   run();
   s2().stop();
@@ -361,7 +509,7 @@ TEST_F(LoopsTest, a_mirror_starts_without_a_missing_replica_only_after_the_grace
   EXPECT_EQ(volume().in_sync.size(), 1u);
 }
 
-TEST_F(LoopsTest, with_no_current_replica_reachable_the_volume_stays_down_and_keeps_its_in_sync_set) {
+TEST_P(LoopsTest, with_no_current_replica_reachable_the_volume_stays_down_and_keeps_its_in_sync_set) {
   make_ready();
   const std::vector<int64_t> both = volume().in_sync;
   s2().stop();
@@ -381,7 +529,7 @@ TEST_F(LoopsTest, with_no_current_replica_reachable_the_volume_stays_down_and_ke
   EXPECT_EQ(attachment().status.state, "rebuilding");
 }
 
-TEST_F(LoopsTest, deleting_takes_apart_from_the_guest_inwards) {
+TEST_P(LoopsTest, deleting_takes_apart_from_the_guest_inwards) {
   make_ready();
   c1().forget_changes();
   ASSERT_TRUE(store_->request_delete_attachment(attachment_));
@@ -403,7 +551,7 @@ TEST_F(LoopsTest, deleting_takes_apart_from_the_guest_inwards) {
   EXPECT_EQ(s1().ask("bdev_get_bdevs").find("Logical Volume"), std::string::npos);
 }
 
-TEST_F(LoopsTest, a_step_that_fails_says_why_and_is_tried_again) {
+TEST_P(LoopsTest, a_step_that_fails_says_why_and_is_tried_again) {
   s1().fail_next("nvmf_create_subsystem", -32603, "Unable to create subsystem");
   volume_ = make_volume();
   run(1);
@@ -413,7 +561,7 @@ TEST_F(LoopsTest, a_step_that_fails_says_why_and_is_tried_again) {
   EXPECT_EQ(graph().replicas[0].status.state, "ready");
 }
 
-TEST_F(LoopsTest, a_data_plane_without_io_uring_gets_aio_bdevs) {
+TEST_P(LoopsTest, a_data_plane_without_io_uring_gets_aio_bdevs) {
   s1().lack("bdev_uring_create");
   volume_ = make_volume();
   run();
@@ -424,7 +572,7 @@ TEST_F(LoopsTest, a_data_plane_without_io_uring_gets_aio_bdevs) {
   EXPECT_TRUE(graph().volumes.empty());
 }
 
-TEST_F(LoopsTest, an_lvol_whose_data_vanished_is_never_replaced_by_an_empty_one) {
+TEST_P(LoopsTest, an_lvol_whose_data_vanished_is_never_replaced_by_an_empty_one) {
   make_ready();
   s1().stop();
   s1().lose_lvols();
@@ -435,7 +583,7 @@ TEST_F(LoopsTest, an_lvol_whose_data_vanished_is_never_replaced_by_an_empty_one)
   EXPECT_NE(graph().lvols[0].status.reason.find("missing"), std::string::npos);
 }
 
-TEST_F(LoopsTest, an_lvol_made_just_before_its_uuid_was_recorded_is_found_by_its_name) {
+TEST_P(LoopsTest, an_lvol_made_just_before_its_uuid_was_recorded_is_found_by_its_name) {
   volume_ = make_volume();
   run();
   const Lvol lvol = graph().lvols[0];
@@ -448,7 +596,7 @@ TEST_F(LoopsTest, an_lvol_made_just_before_its_uuid_was_recorded_is_found_by_its
   EXPECT_TRUE(s1().changes().empty());
 }
 
-TEST_F(LoopsTest, a_disk_that_is_not_the_initialised_one_is_not_filled) {
+TEST_P(LoopsTest, a_disk_that_is_not_the_initialised_one_is_not_filled) {
   run();
   s1().stop();
   s1().lose_disks();
@@ -461,7 +609,7 @@ TEST_F(LoopsTest, a_disk_that_is_not_the_initialised_one_is_not_filled) {
   EXPECT_EQ(graph().lvols[0].status.state, "waiting");
 }
 
-TEST_F(LoopsTest, a_disk_of_another_set_up_is_refused) {
+TEST_P(LoopsTest, a_disk_of_another_set_up_is_refused) {
   Disk disk;
   disk.node_id = graph().node_named("s1")->id;
   disk.path = make_disk_file("taken");
@@ -472,7 +620,7 @@ TEST_F(LoopsTest, a_disk_of_another_set_up_is_refused) {
   EXPECT_NE(graph().disk(id)->status.reason.find("another set-up"), std::string::npos);
 }
 
-TEST_F(LoopsTest, a_volume_that_lost_all_its_replicas_works_again_when_they_return) {
+TEST_P(LoopsTest, a_volume_that_lost_all_its_replicas_works_again_when_they_return) {
   make_ready();
   s1().stop();
   s2().stop();
@@ -486,6 +634,9 @@ TEST_F(LoopsTest, a_volume_that_lost_all_its_replicas_works_again_when_they_retu
   EXPECT_EQ(attachment().status, (Status{"ready", ""}));
   EXPECT_NE(c1().ask("vhost_get_controllers").find(raid_bdev_name(volume_)), std::string::npos);
 }
+
+INSTANTIATE_TEST_SUITE_P(On, LoopsTest, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "superblocks" : "plain"; });
 
 }  // namespace
 }  // namespace diskengine::control

@@ -47,7 +47,10 @@ struct Node {
   int64_t port = 0;
   std::string vhost_dir;  // compute node: the data plane's socket directory (-S)
   Status status;
-  int64_t seen_ms = 0;  // unix time the data plane last answered
+  int64_t seen_ms = 0;        // unix time the data plane last answered
+  bool holds_writes = false;  // compute node: its data plane holds writes until an exclusion is on record
+  std::string served_by;      // identity of the process whose loops serve it; empty: none
+  bool assembles = false;     // compute node: its data plane puts mirrors with superblocks together as it is told
 };
 
 struct Disk {
@@ -60,16 +63,24 @@ struct Disk {
   Status status;
 };
 
+// What a superblock and the log beside it take at the front of every replica: fixed by SPDK's format.
+inline constexpr int64_t kSuperblockRoomBytes = 1 << 20;
+
 struct Volume {
   int64_t id = 0;
   std::string name;
+  std::string uuid;         // of its mirror, in the superblocks; empty: it was made by an older program
+  bool superblock = false;  // its replicas have superblocks: only data planes that assemble can use it
   int64_t size_bytes = 0;
   int64_t block_size = 512;
   int64_t epoch = 0;             // counts attachments: each gets the next one
   int64_t writer = 0;            // volume_vm_mapping id of the attachment that may write, or 0
   std::vector<int64_t> in_sync;  // volume_lvol_mapping ids whose data is current
+  int64_t in_sync_version = 0;   // counts the decisions about in_sync; each is made on the one before
   bool wanted = true;            // false: to be deleted
   Status status;
+
+  int64_t replica_bytes() const { return size_bytes + (superblock ? kSuperblockRoomBytes : 0); }
 };
 
 struct Lvol {
@@ -91,6 +102,7 @@ struct VolumeLvolMapping {
   int64_t slot = 0;
   std::string nqn;
   std::string admitted_host;  // host NQN that the export is known to admit; empty: none
+  int64_t left_ms = 0;        // unix time it left in_sync; 0: it is in it, or nobody knows
   int64_t fenced_epoch = 0;   // the last epoch at which no other host had anything under way; never goes back
   Status status;
 };
@@ -105,6 +117,16 @@ struct VolumeVmMapping {
   int64_t rebuild_percent = -1;  // -1: no rebuild runs
   bool wanted = true;
   Status status;
+};
+
+// The right to run a node's loops. It counts, and holds no time: whoever wants it watches whether it goes on counting.
+struct NodeLease {
+  int64_t node_id = 0;
+  std::string owner;   // identity of a process; empty: given back
+  int64_t number = 0;  // of the lease, higher with each owner
+  int64_t beat = 0;    // how often it was renewed
+
+  bool operator==(const NodeLease&) const = default;
 };
 
 struct Event {

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "control/baremetal/attach.h"
 #include "control/baremetal/baremetal_health.h"
+#include "control/baremetal/exclusions.h"
 #include "control/baremetal/nvme_attach.h"
 #include "control/baremetal/raidensure.h"
 #include "control/storagenode/disk_init.h"
@@ -48,6 +49,7 @@ LoopContext NodeLoop::context() {
 Result<int> NodeLoop::run() {
   int total = 0;
   for (int i = 0; i < kMaxPassesPerRun; ++i) {
+    if (may_go_on_ && !may_go_on_()) return total;
     Result<int> steps = pass();
     if (!steps && !data_plane_.failed_with(steps.error())) return steps;  // the database's trouble
     TRY(record_volume_statuses());
@@ -95,6 +97,9 @@ Result<int> NodeLoop::storage_pass() {
 Result<int> NodeLoop::compute_pass() {
   TRY_ASSIGN(const Graph graph, store_.load_graph());
   TRY_ASSIGN(const ComputeView view, data_plane_.observe_compute());
+  TRY(record_abilities(graph, view.abilities));
+  TRY_ASSIGN(const ExclusionOutcome settled, settle_exclusions(store_, data_plane_, view.raids));
+  if (settled.steps > 0) return settled.steps;  // the graph and the mirrors have changed
   int steps = 0;
   for (const VolumeVmMapping& attachment : graph.attachments) {
     if (attachment.node_id != node_id_) continue;
@@ -125,6 +130,11 @@ Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping&
   AttachmentWish wish = attachment_wish(graph, attachment);
   const bool is_wanted = std::exchange(wish.wanted, false);
   std::string trouble;
+  const RaidView* mirror = view.raid(wish.raid_name);
+  if (mirror != nullptr && must_be_fenced(wish, *mirror)) {
+    TRY_ASSIGN(const RaidOutcome fenced, ensure_raid(loop, wish, view, trouble));
+    return fenced.steps;
+  }
   TRY_ASSIGN(const int hidden, ensure_vhost(loop, wish, view, false));
   if (hidden > 0) return hidden;
   TRY_ASSIGN(const RaidOutcome raid, ensure_raid(loop, wish, view, trouble));
@@ -149,6 +159,21 @@ Result<int> NodeLoop::detachment_pass(const Graph& graph, const VolumeVmMapping&
   }
   if (!trouble.empty()) TRY(store_.set_status(Kind::attachment, wish.id, make_status(state::kDeleting, trouble)));
   return 0;
+}
+
+Result<void> NodeLoop::record_abilities(const Graph& graph, const Abilities& abilities) {
+  const Node* node = graph.node(node_id_);
+  if (node == nullptr) return {};
+  Node now = *node;
+  now.holds_writes = abilities.holds_writes;
+  now.assembles = abilities.assembles;
+  if (node->holds_writes == now.holds_writes && node->assembles == now.assembles) return {};
+  if (!abilities.holds_writes)
+    LOG_WARN("control",
+             "node {}: its data plane has no diskengine_raid_* methods: writes that a failed replica lacks are "
+             "acknowledged before that is on record",
+             name_);
+  return store_.set_node_abilities(now);
 }
 
 Result<void> NodeLoop::record_node_answers() {

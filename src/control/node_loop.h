@@ -4,6 +4,7 @@
 // One thread at a time; owns its connection to the data plane; `store` and `environment` outlive it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,9 @@ class NodeLoop {
   // when its data plane does not answer; the Error is only for a database that does not. Returns the steps taken.
   Result<int> run();
 
+  // Asked between two passes; false ends run(). Without it nothing is asked.
+  void set_may_go_on(std::function<bool()> may_go_on) { may_go_on_ = std::move(may_go_on); }
+
   const std::string& name() const noexcept { return name_; }
 
  private:
@@ -30,6 +34,7 @@ class NodeLoop {
   Result<int> compute_pass();
   Result<int> attachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
   Result<int> detachment_pass(const Graph& graph, const VolumeVmMapping& attachment, const ComputeView& view);
+  Result<void> record_abilities(const Graph& graph, const Abilities& abilities);
   Result<void> record_node_answers();
   Result<void> record_node_down(const Error& error);
   Result<void> record_volume_statuses();
@@ -45,6 +50,7 @@ class NodeLoop {
   std::string rpc_socket_;
   DataPlane data_plane_;
   int64_t seen_recorded_ms_ = 0;
+  std::function<bool()> may_go_on_;
 };
 
 }  // namespace diskengine::control

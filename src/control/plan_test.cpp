@@ -3,8 +3,10 @@
 
 #include "control/baremetal/attach.h"
 #include "control/baremetal/baremetal_health.h"
+#include "control/baremetal/exclusions.h"
 #include "control/baremetal/nvme_attach.h"
 #include "control/baremetal/raidensure.h"
+#include "control/naming.h"
 #include "control/placement.h"
 #include "control/storagenode/nvmeofexport.h"
 #include "control/storagenode/provisionlvol.h"
@@ -88,6 +90,17 @@ TEST(PlanExport, an_unwanted_export_is_deleted_and_then_withdrawn) {
   EXPECT_EQ(plan_export(wish, TargetView{}).status.state, "withdrawn");
 }
 
+TEST(PlanExport, a_replica_that_its_own_data_plane_holds_for_a_mirror_is_released_first) {
+  TargetView view = target_of("h1");
+  view.subsystems.clear();
+  view.raids.resize(1);
+  view.raids[0].name = "raid_3";
+  view.raids[0].legs = {{.name = "uuid-a", .configured = true, .state = {}}};
+  const ExportPlan plan = plan_export(export_of("h1"), view);
+  EXPECT_EQ(plan.step, ExportStep::release_leg);
+  EXPECT_EQ(plan.raid, "raid_3");
+}
+
 TEST(PlanLvol, data_goes_only_after_its_export) {
   Lvol lvol;
   lvol.wanted = false;
@@ -122,7 +135,7 @@ AttachmentWish attachment_of_two() {
   AttachmentWish wish;
   wish.id = 7;
   wish.volume_id = 3;
-  wish.size_bytes = kBlocks * 512;
+  wish.size_bytes = wish.replica_bytes = kBlocks * 512;
   wish.epoch = 1;
   wish.in_sync = {1, 2};
   wish.host_nqn = "host";
@@ -172,7 +185,7 @@ RaidView online_raid(const std::vector<std::string>& legs) {
   RaidView raid;
   raid.name = "raid_3";
   raid.state = "online";
-  for (const std::string& leg : legs) raid.legs.push_back({leg, !leg.empty()});
+  for (const std::string& leg : legs) raid.legs.push_back({.name = leg, .configured = !leg.empty(), .state = {}});
   return raid;
 }
 
@@ -234,6 +247,123 @@ TEST(PlanRaid, a_leg_that_is_not_in_sync_is_never_put_in_even_when_it_is_there) 
   EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_stand_in);
   view.bdevs.pop_back();
   EXPECT_TRUE(plan_raid(wish, view, 0, kLimits).online);
+}
+
+TEST(PlanRaid, gets_the_epoch_before_it_is_online_where_writes_can_be_held) {
+  const AttachmentWish wish = attachment_of_two();
+  ComputeView view = connected_view(wish);
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  view.abilities.holds_writes = true;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::set_epoch);
+  view.raids[0].epoch = wish.epoch;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::set_epoch) << "exclusions are not confirmed yet";
+  view.raids[0].is_confirmed = true;
+  EXPECT_TRUE(plan_raid(wish, view, 0, kLimits).online);
+}
+
+TEST(PlanRaid, one_that_was_fenced_or_stands_under_an_earlier_epoch_is_made_anew) {
+  AttachmentWish wish = attachment_of_two();
+  wish.epoch = wish.volume_epoch = 4;
+  ComputeView view = connected_view(wish);
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  view.raids[0].epoch = 3;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
+  view.raids[0].epoch = 4;
+  view.raids[0].is_fenced = true;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
+  view.raids[0].epoch = 5;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed") << "the database has forgotten something";
+}
+
+TEST(PlanRaid, one_with_superblocks_is_assembled_from_exactly_the_legs_in_sync_without_stand_ins) {
+  AttachmentWish wish = attachment_of_two();
+  wish.superblock = true;
+  wish.legs[1].in_sync = false;
+  wish.in_sync = {1};
+  ComputeView view = connected_view(wish);
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).status.state, "failed") << "this data plane cannot";
+  view.abilities.assembles = true;
+  RaidPlan plan = plan_raid(wish, view, 0, kLimits);
+  EXPECT_EQ(plan.step, RaidStep::assemble);
+  EXPECT_EQ(plan.legs, std::vector<std::string>{"leg1n1"});
+  // Found by its superblocks: it waits for the same.
+  view.raids = {online_raid({"leg1n1", "leg2n1"})};
+  view.raids[0].state = "configuring";
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits), plan);
+  wish.wanted = false;
+  EXPECT_EQ(plan_raid(wish, view, 0, kLimits).step, RaidStep::delete_raid);
+}
+
+// A volume with two replicas, fenced at epoch 1, and its mirror that waits for the exclusion of `wanted`.
+struct Held {
+  explicit Held(std::vector<std::string> wanted) {
+    Volume volume;
+    volume.id = 3;
+    volume.epoch = 1;
+    volume.in_sync = {1, 2};
+    volume.in_sync_version = 9;
+    graph.volumes = {volume};
+    for (int64_t i = 1; i <= 2; ++i) {
+      VolumeLvolMapping replica;
+      replica.id = i;
+      replica.volume_id = 3;
+      replica.nqn = replica_nqn(std::to_string(i));
+      replica.fenced_epoch = 1;
+      graph.replicas.push_back(replica);
+    }
+    raid = online_raid({"replica-1n1", "replica-2n1"});
+    raid.epoch = 1;
+    raid.exclusions_wanted = std::move(wanted);
+    for (RaidLegView& leg : raid.legs) leg.state = "in_sync";
+  }
+  Graph graph;
+  RaidView raid;
+};
+
+TEST(PlanExclusion, a_failed_leg_leaves_the_set_on_the_version_that_was_read) {
+  const Held held({"replica-2n1"});
+  const ExclusionPlan plan = plan_exclusion(held.graph, held.raid);
+  EXPECT_EQ(plan.step, ExclusionStep::exclude);
+  EXPECT_EQ(plan.change.version, 9);
+  EXPECT_EQ(plan.change.next, std::vector<int64_t>{1});
+  EXPECT_EQ(plan.legs, std::vector<std::string>{"replica-2n1"});
+}
+
+TEST(PlanExclusion, a_leg_outside_the_set_is_a_decision_too) {
+  Held held({"replica-2n1"});
+  held.graph.volumes[0].in_sync = {1};
+  const ExclusionPlan plan = plan_exclusion(held.graph, held.raid);
+  EXPECT_EQ(plan.step, ExclusionStep::exclude);
+  EXPECT_EQ(plan.change.next, plan.change.expected);
+}
+
+TEST(PlanExclusion, a_leg_that_is_whole_and_not_recorded_yet_takes_over_from_the_last_recorded_one) {
+  Held held({"replica-1n1"});
+  held.graph.volumes[0].in_sync = {1};
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid).change.next, std::vector<int64_t>{2});
+  held.raid.process_target = "replica-2n1";
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid).step, ExclusionStep::none) << "it is not whole";
+  held.raid.process_target.clear();
+  held.graph.replicas[1].fenced_epoch = 0;
+  EXPECT_FALSE(plan_exclusion(held.graph, held.raid).trouble.empty()) << "it is not fenced";
+}
+
+TEST(PlanExclusion, the_last_replica_never_leaves) {
+  const Held held({"replica-1n1", "replica-2n1"});
+  const ExclusionPlan plan = plan_exclusion(held.graph, held.raid);
+  EXPECT_EQ(plan.step, ExclusionStep::none);
+  EXPECT_NE(plan.trouble.find("last replica"), std::string::npos);
+}
+
+TEST(PlanExclusion, the_epoch_decides_whether_the_mirror_is_answered_or_fenced) {
+  Held held({"replica-2n1"});
+  held.graph.volumes[0].epoch = 2;
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid).step, ExclusionStep::fence);
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid).later_epoch, 2);
+  held.raid.epoch = 5;
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid).step, ExclusionStep::none) << "the database went back in time";
+  held.raid.name = "raid_of_others";
+  EXPECT_EQ(plan_exclusion(held.graph, held.raid), ExclusionPlan{});
 }
 
 TEST(PlanRaid, a_missing_in_sync_leg_is_waited_for_and_then_excluded) {

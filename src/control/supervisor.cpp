@@ -9,6 +9,8 @@
 #include <thread>
 
 #include "base/log.h"
+#include "control/baremetal/raid_watcher.h"
+#include "control/lease_keeper.h"
 #include "control/node_loop.h"
 
 namespace diskengine::control {
@@ -18,6 +20,12 @@ struct Worker {
   std::string rpc_socket;
   std::atomic<bool> stopping{false};
   std::thread thread;
+  std::thread watcher;  // of a compute node's RAID events
+
+  void join() {
+    thread.join();
+    if (watcher.joinable()) watcher.join();
+  }
 };
 
 }  // namespace
@@ -33,14 +41,17 @@ struct Supervisor::State {
   bool stopping = false;
   std::thread manager;
   std::map<int64_t, std::unique_ptr<Worker>> workers;  // the manager's alone
+  LeaseKeeper leases;
 
-  State(Store& s, Environment& e, Options o) : store(s), environment(e), options(std::move(o)) {}
+  State(Store& s, Environment& e, Options o) : store(s), environment(e), options(std::move(o)), leases(s, e) {}
 
   bool serves(const Node& node) const;
   void poke();
   bool wait(uint64_t* seen_pokes, const std::atomic<bool>* also_stopping);
   void manage();
   void take_up_nodes();
+  void take_up_leases(const Graph& graph);
+  bool may_serve(const Node& node, std::string* told);
   void run_worker(const Node& node, Worker* worker);
 };
 
@@ -63,17 +74,20 @@ void Supervisor::State::poke() {
 bool Supervisor::State::wait(uint64_t* seen_pokes, const std::atomic<bool>* also_stopping) {
   std::unique_lock lock(mutex);
   const auto is_ending = [&] { return stopping || (also_stopping != nullptr && *also_stopping); };
-  wake.wait_for(lock, std::chrono::milliseconds(options.limits.tick_ms),
-                [&] { return is_ending() || pokes != *seen_pokes; });
+  const int64_t wait_ms = std::min(options.limits.tick_ms, LeaseKeeper::kRenewMs);
+  wake.wait_for(lock, std::chrono::milliseconds(wait_ms), [&] { return is_ending() || pokes != *seen_pokes; });
   *seen_pokes = pokes;
   return !is_ending();
 }
 
 void Supervisor::State::run_worker(const Node& node, Worker* worker) {
   NodeLoop loop(store, environment, node, options.limits);
+  loop.set_may_go_on([this, &node] { return leases.holds(node.id); });
+  std::string told_owner;
   uint64_t seen_pokes = 0;
   bool was_told = false;  // that the database is away; it says itself when it is back
   do {
+    if (!may_serve(node, &told_owner)) continue;
     const Result<int> steps = loop.run();
     const bool is_away = !steps && steps.error().code() == Errc::unreachable;
     if (!steps && !(is_away && was_told))
@@ -83,6 +97,30 @@ void Supervisor::State::run_worker(const Node& node, Worker* worker) {
   } while (wait(&seen_pokes, &worker->stopping));
 }
 
+// False: another process serves the node, or this one could not renew its lease in time.
+bool Supervisor::State::may_serve(const Node& node, std::string* told_owner) {
+  if (leases.holds(node.id)) {
+    told_owner->clear();
+    return true;
+  }
+  const std::string owner = leases.other_owner(node.id);
+  if (!owner.empty() && owner != *told_owner)
+    LOG_WARN("control", "node {} is served by {}: standing by, and taking over {} s after that has ended", node.name,
+             owner, LeaseKeeper::kTakeOverMs / 1000);
+  *told_owner = owner;
+  return false;
+}
+
+void Supervisor::State::take_up_leases(const Graph& graph) {
+  std::vector<int64_t> wanted;
+  for (const Node& node : graph.nodes)
+    if (serves(node)) wanted.push_back(node.id);
+  const Result<bool> taken = leases.tick(wanted);
+  if (taken && *taken) poke();
+  if (!taken && taken.error().code() != Errc::unreachable && taken.error().code() != Errc::would_block)
+    LOG_ERROR("control", "renewing the leases of nodes: {}", taken.error().message());
+}
+
 void Supervisor::State::take_up_nodes() {
   const Result<Graph> graph = store.load_graph();
   if (!graph) {
@@ -90,6 +128,7 @@ void Supervisor::State::take_up_nodes() {
       LOG_ERROR("control", "reading the nodes: {}", graph.error().message());
     return;
   }
+  take_up_leases(*graph);
   for (const Node& node : graph->nodes) {
     if (!serves(node)) continue;
     std::unique_ptr<Worker>& worker = workers[node.id];
@@ -97,11 +136,15 @@ void Supervisor::State::take_up_nodes() {
     if (worker != nullptr) {
       worker->stopping = true;
       wake.notify_all();
-      worker->thread.join();
+      worker->join();
     }
     worker = std::make_unique<Worker>();
     worker->rpc_socket = node.rpc_socket;
     worker->thread = std::thread([this, node, raw = worker.get()] { run_worker(node, raw); });
+    if (node.role != kRoleCompute) continue;
+    worker->watcher = std::thread([this, node, raw = worker.get()] {
+      RaidWatcher(store, environment, node.rpc_socket, [this] { poke(); }).run(raw->stopping);
+    });
   }
 }
 
@@ -109,8 +152,10 @@ void Supervisor::State::manage() {
   uint64_t seen_pokes = 0;
   do take_up_nodes();
   while (wait(&seen_pokes, nullptr));
-  for (auto& [id, worker] : workers) worker->thread.join();
+  for (auto& [id, worker] : workers) worker->stopping = true;
+  for (auto& [id, worker] : workers) worker->join();
   workers.clear();
+  leases.give_back();
 }
 
 Supervisor::Supervisor(Store& store, Environment& environment, Options options)

@@ -1,6 +1,7 @@
 // Runs the reconcile loops of the nodes that this process serves: one plain thread per node, a pass every tick or as
-// soon as somebody pokes. Nodes that are added to the database later are taken up, nodes whose data plane moved are
-// started anew.
+// soon as somebody pokes, as long as it has the node's lease (LeaseKeeper); and for each compute node one that waits
+// for its mirrors' events (RaidWatcher). Nodes that are added to the database later are taken up, nodes whose data
+// plane moved are started anew.
 //
 // Thread-safe. `store` and `environment` outlive it. It owns its threads; stop() lets each finish its current pass.
 #pragma once

@@ -67,6 +67,7 @@ Result<std::shared_ptr<RamDisk>> RamDisk::create(Options options) {
   DeviceInfo info;
   info.name = std::move(options.name);
   info.product_name = "Malloc disk";
+  info.layer = trace::Layer::disk;
   info.uuid = options.uuid;
   info.block_size = options.block_size;
   info.size_blocks = options.size_blocks;

@@ -29,6 +29,7 @@ Result<std::shared_ptr<UringDisk>> UringDisk::create(const Options& options) {
   DeviceInfo info;
   info.name = options.name;
   info.product_name = options.flavour == Flavour::aio ? "AIO disk" : "URING bdev";
+  info.layer = trace::Layer::disk;
   info.uuid = options.uuid;
   info.block_size = backing.block_size();
   info.size_blocks = backing.size_bytes() / backing.block_size();

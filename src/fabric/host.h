@@ -1,5 +1,9 @@
-// The seam between the NVMe host (src/nvme/) and what carries its queues: TCP now, RDMA, PCIe and a simulated network
-// behind the same three interfaces. Nothing above this header knows which one it is.
+// The seam between the NVMe host (src/nvme/) and what carries its queues: TCP, RDMA, PCIe and a simulated network
+// behind the same three interfaces. Nothing above this header knows which one it is: the commands of fabrics that
+// connect a queue and reach properties are carried out by the transport where the controller has registers instead.
+//
+// An error Errc::not_found, from connect() or as the reason of a lost queue, says that there is no such controller any
+// more, so that it is of no use to try again.
 //
 //   Input object: HostCommand, by HostQueue::submit. Output object: the transport's own messages. Completion:
 //   HostCommand::done, exactly once, never inside submit.
@@ -40,6 +44,9 @@ struct HostQueueOptions {
   uint32_t transfer_bytes_max = 1024 * 1024;  // most data of one command
   bool header_digest = false;
   bool data_digest = false;
+  // Of I/O queues over PCIe, from Identify: what the controller says of SGLs, and whether it takes shadow doorbells.
+  uint32_t sgls = 0;
+  bool shadow_doorbells = false;
 };
 
 inline constexpr uint32_t kQueueDepthMax = 1024;
@@ -85,8 +92,8 @@ struct HostQueueStats {
   uint64_t nvme_completions = 0;    // commands answered
   uint64_t queued_requests = 0;     // commands that waited for output room
   uint64_t submitted_requests = 0;
-  uint64_t system_calls = 0;
-  uint64_t direct_requests = 0;  // RDMA: the controller reached their data where it is
+  uint64_t system_calls = 0;     // PCIe: doorbells written
+  uint64_t direct_requests = 0;  // RDMA, PCIe: the controller reached their data where it is
 };
 
 // Told what becomes of a queue, on its reactor. The queue must not be destroyed inside these calls.

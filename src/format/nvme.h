@@ -31,7 +31,8 @@ static_assert(sizeof(SglDescriptor) == 16 && offsetof(SglDescriptor, type) == 15
 struct SglType {
   enum Code : uint8_t {
     data_block_address = 0x00,
-    in_capsule = 0x01,  // a data block, its address an offset into the capsule
+    in_capsule = 0x01,    // a data block, its address an offset into the capsule
+    last_segment = 0x30,  // PCIe: a list of data blocks, and nothing after it
     keyed_data_block = 0x40,
     keyed_data_block_invalidate = 0x4f,
     transport_data = 0x5a,  // NVMe/TCP: the transport's own PDUs carry the data
@@ -205,6 +206,7 @@ struct AdminOp {
     device_self_test = 0x14,
     namespace_attachment = 0x15,
     keep_alive = 0x18,
+    doorbell_buffer_config = 0x7c,
     fabrics = 0x7f,
     format_nvm = 0x80,
     security_send = 0x81,

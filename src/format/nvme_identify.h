@@ -5,9 +5,12 @@
 // zeroes).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
+#include "base/uuid.h"
 #include "format/nvme.h"
 
 namespace diskengine::spec {
@@ -152,11 +155,27 @@ static_assert(offsetof(IdentifyController, power_states) == 2048 && offsetof(Ide
 
 enum class ControllerType : uint8_t { not_reported = 0, io = 1, discovery = 2, administrative = 3 };
 
+// Ours, at the start of the vendor's part: a mark, and a UUID that is new with each start of the target's process.
+inline constexpr char kInstanceMark[8] = {'D', 'E', 'I', 'N', 'S', 'T', '0', '1'};
+inline void put_instance(IdentifyController& id, const Uuid& instance) noexcept {
+  std::copy(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor);
+  std::copy(instance.bytes.begin(), instance.bytes.end(), id.vendor + sizeof kInstanceMark);
+}
+// Nil: a controller that says nothing of that kind.
+inline Uuid instance_of(const IdentifyController& id) noexcept {
+  Uuid instance;
+  const uint8_t* from = id.vendor + sizeof kInstanceMark;
+  if (std::equal(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor))
+    std::copy(from, from + instance.bytes.size(), instance.bytes.begin());
+  return instance;
+}
+
 inline constexpr uint8_t kCmicMultipleControllers = 1u << 1;
 inline constexpr uint8_t kCmicAna = 1u << 3;
 inline constexpr uint32_t kCtrattHostId128 = 1u << 0;
 inline constexpr uint8_t kLpaCommandsSupported = 1u << 1;
 inline constexpr uint8_t kLpaExtended = 1u << 2;
+inline constexpr uint16_t kOacsDoorbellBuffer = 1u << 8;
 inline constexpr uint16_t kOncsCompare = 1u << 0;
 inline constexpr uint16_t kOncsDatasetManagement = 1u << 2;
 inline constexpr uint16_t kOncsWriteZeroes = 1u << 3;
@@ -165,6 +184,7 @@ inline constexpr uint16_t kOncsTimestamp = 1u << 6;
 inline constexpr uint8_t kVwcPresent = 1u << 0;
 inline constexpr uint8_t kVwcFlushAll = 3u << 1;
 inline constexpr uint32_t kSglsSupported = 1u << 0;
+inline constexpr uint32_t kSglsAligned = 1u << 1;  // with addresses and lengths in units of 4 bytes
 inline constexpr uint32_t kSglsKeyed = 1u << 2;
 inline constexpr uint32_t kSglsOffset = 1u << 20;       // the address of an SGL may be an offset: in-capsule data
 inline constexpr uint8_t kQueueEntrySizes = 0x66;       // sqes: 64 bytes

@@ -45,6 +45,7 @@ void encode(const RaidDirtyLogHeader& header, RaidDirtyLogPageSpan page) {
     std::copy(header.left[i].uuid.bytes.begin(), header.left[i].uuid.bytes.end(), raw.legs[i].uuid);
     raw.legs[i].left_sequence = header.left[i].sequence;
   }
+  raw.unsynced = header.unsynced;
   store_le(page.data(), raw);
   store_le(page.data() + offsetof(RaidDirtyLogHeaderPage, crc), checksum(page, offsetof(RaidDirtyLogHeaderPage, crc)));
 }
@@ -71,6 +72,7 @@ Result<RaidDirtyLogHeader> decode_raid_dirty_log_header(RaidDirtyLogPageView pag
     std::copy(std::begin(raw.legs[i].uuid), std::end(raw.legs[i].uuid), header.left[i].uuid.bytes.begin());
     header.left[i].sequence = raw.legs[i].left_sequence;
   }
+  header.unsynced = raw.unsynced;
   return header;
 }
 

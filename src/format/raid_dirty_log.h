@@ -44,12 +44,14 @@ struct RaidDirtyLogHeaderPage {
   uint32_t block_size;  // bytes
   uint32_t page_count;
   RaidDirtyLogLeg legs[kRaidDirtyLogLegsMax];  // by slot
-  uint8_t reserved[kRaidDirtyLogPageBytes - 80 - kRaidDirtyLogLegsMax * sizeof(RaidDirtyLogLeg)];
+  uint32_t unsynced;  // bit by slot: the leg is in sync but for what is marked, and not the one that is read
+  uint8_t reserved[kRaidDirtyLogPageBytes - 84 - kRaidDirtyLogLegsMax * sizeof(RaidDirtyLogLeg)];
 };
 static_assert(sizeof(RaidDirtyLogHeaderPage) == kRaidDirtyLogPageBytes);
 static_assert(offsetof(RaidDirtyLogHeaderPage, crc) == 8);
 static_assert(offsetof(RaidDirtyLogHeaderPage, log_id) == 32);
 static_assert(offsetof(RaidDirtyLogHeaderPage, legs) == 80);
+static_assert(offsetof(RaidDirtyLogHeaderPage, unsynced) == 272);
 
 struct RaidDirtyLogPage {
   uint32_t signature;
@@ -78,6 +80,7 @@ struct RaidDirtyLogHeader {
   uint64_t region_count = 0;
   uint32_t block_size = 0;
   std::array<Left, kRaidDirtyLogLegsMax> left;
+  uint32_t unsynced = 0;
 
   bool operator==(const RaidDirtyLogHeader&) const = default;
 };

@@ -17,6 +17,7 @@ RaidDirtyLogHeader example() {
   header.region_count = 100'000;
   header.block_size = 512;
   header.left[1] = {Uuid::from_random(3, 4), 41};
+  header.unsynced = 0x5;
   return header;
 }
 

@@ -22,10 +22,13 @@ void Provisioner::give_buffer(DmaBuffer buffer) {
 
 Task<IoStatus> Provisioner::fill(const Work& work, uint32_t cluster) {
   const Geometry& geometry = store_.geometry();
-  const Piece* piece = work.first;
+  Piece* piece = work.first;
   const uint64_t units = geometry.units_per_cluster;
   const uint64_t from = piece == nullptr ? units : piece->offset;
   const uint64_t to = piece == nullptr ? units : piece->offset + piece->units;
+  const Source::Kind before = source_of(*work.blob, work.cluster).kind;
+  if (piece != nullptr)
+    piece->copied = (before == Source::Kind::cluster || before == Source::Kind::outside) && (from > 0 || to < units);
   const bool writes = piece != nullptr && piece->what == Op::write;
   IoJoin join(store_.main());
   if (from > 0) join.add(fill_range(*work.blob, work.cluster, cluster, 0, from));

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "lvol/provisioner.h"
 #include "lvol/store.h"
+#include "trace/probes.h"
 
 namespace diskengine::lvol {
 
@@ -89,6 +90,7 @@ void LvolChannel::go_on(Request& request) noexcept {
     if (piece == nullptr) [[unlikely]] {
       if (io.pending > 0) break;  // one of them will come back
       io.sending = false;
+      trace::note(request.visit, trace::Note::queued);
       shared_->wait(request);
       return;
     }
@@ -304,6 +306,10 @@ void LvolChannel::send_flush(Request& request, Piece& piece) noexcept {
 void LvolChannel::to_owner(Piece& piece) noexcept {
   piece.stop = Piece::Stop::owner;
   piece.again = false;
+  piece.copied = false;
+  DE_PROBE2(lvol_allocate, piece.whole, piece.cluster);
+  if (trace::Visit* visit = piece.whole->visit; visit != nullptr && visit->waiting == 0) [[unlikely]]
+    visit->waiting = ticks();
   piece.provisioner = &shared_->store().provisioner();
   shared_->store().main().post(static_cast<Message&>(piece));
 }
@@ -322,6 +328,12 @@ void Piece::deliver() noexcept {
 }
 
 void LvolChannel::returned(Piece& piece) noexcept {
+  DE_PROBE2(lvol_allocated, piece.whole, piece.copied);
+  if (trace::Visit* visit = piece.whole->visit; visit != nullptr) [[unlikely]] {
+    visit->prepared = ticks();
+    visit->note(trace::Note::allocated);
+    if (piece.copied) visit->note(trace::Note::copied);
+  }
   if (piece.again) {
     route(piece);
   } else {

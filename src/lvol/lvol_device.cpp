@@ -15,6 +15,7 @@ std::shared_ptr<LvolDevice> LvolDevice::make(std::shared_ptr<Store> store, std::
   info.name = lvol.device_name;
   info.aliases = {lvol.alias};
   info.product_name = "Logical Volume";
+  info.layer = trace::Layer::lvol;
   info.uuid = lvol.uuid;
   info.block_size = geometry.unit_bytes;
   info.size_blocks = lvol.clusters * geometry.units_per_cluster;

@@ -34,6 +34,7 @@ struct Piece final : Request, Message {
   Provisioner* provisioner = nullptr;
   bool again = false;  // look the cluster up anew: something has changed; else `verdict` is the end of it
   IoStatus verdict;
+  bool copied = false;  // what its cluster held in a parent was copied for it
 
   uint8_t era = 0;  // of StoreChannel, while it is with the disk
   Piece* next_free = nullptr;

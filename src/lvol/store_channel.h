@@ -56,6 +56,7 @@ class StoreChannel final : public std::enable_shared_from_this<StoreChannel> {
   // To the disk, or to the outside device below an esnap clone; counted as in flight until `landed`.
   void send(Piece& piece, Channel& to) noexcept {
     piece.era = era_;
+    piece.visit = piece.whole->visit;
     ++in_flight_[era_];
     to.submit(piece);
   }

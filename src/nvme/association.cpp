@@ -32,7 +32,7 @@ spec::Sqe admin_command(uint8_t opcode) {
 
 void copy_text(char* field, size_t bytes, const std::string& text) {
   std::memset(field, 0, bytes);
-  std::memcpy(field, text.data(), std::min(bytes - 1, text.size()));
+  std::copy_n(text.data(), std::min(bytes - 1, text.size()), field);
 }
 
 }  // namespace
@@ -182,6 +182,8 @@ Task<Result<void>> Association::read_identity() {
   Result<void> read = co_await identify(spec::Cns::controller, 0, bytes_of(*identity_));
   CO_TRY(read);
   const spec::IdentifyController& id = *identity_;
+  // What no connect told.
+  if (limits_.controller_id == spec::kControllerIdAny) limits_.controller_id = id.cntlid;
   limits_.transfer_bytes_max = kTransferBytesMax;
   // 2^mdts pages; beyond 2^20 pages it is no limit to us.
   if (id.mdts != 0 && id.mdts < 20)
@@ -193,9 +195,24 @@ Task<Result<void>> Association::read_identity() {
           ? static_cast<uint32_t>(std::min<uint64_t>(capsule - sizeof(spec::Sqe), kIcdBytesMax))
           : 0;
   limits_.write_cache = (id.vwc & spec::kVwcPresent) != 0;
+  limits_.sgls = id.sgls;
+  limits_.shadow_doorbells = (id.oacs & spec::kOacsDoorbellBuffer) != 0;
   limits_.can_compare = (id.oncs & spec::kOncsCompare) != 0;
   limits_.can_deallocate = (id.oncs & spec::kOncsDatasetManagement) != 0;
   limits_.can_write_zeroes = (id.oncs & spec::kOncsWriteZeroes) != 0;
+  if (!limits_.write_cache) co_return Result<void>{};
+  Result<void> cache = co_await read_write_cache();
+  co_return cache;
+}
+
+// A cache that is switched off loses nothing. One of which nothing is said may be on.
+Task<Result<void>> Association::read_write_cache() {
+  spec::Sqe sqe = admin_command(spec::AdminOp::get_features);
+  sqe.cdw10 = spec::Feature::volatile_write_cache;
+  Result<spec::Cqe> answer = co_await admin_.command(sqe, DataDirection::none, {}, limit_us());
+  CO_TRY(answer);
+  const bool known = spec::status_of(answer->status) == spec::Status::success;
+  if (known && (answer->cdw0 & 1) == 0) limits_.write_cache = false;
   co_return Result<void>{};
 }
 

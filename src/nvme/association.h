@@ -41,6 +41,8 @@ struct ControllerLimits {
   bool can_compare = false;
   bool can_deallocate = false;
   bool can_write_zeroes = false;
+  uint32_t sgls = 0;              // what Identify says of SGLs
+  bool shadow_doorbells = false;  // offered
 };
 
 class Association {
@@ -83,6 +85,7 @@ class Association {
   Task<Result<void>> wait_ready(bool ready, uint32_t limit_ms);
   Task<Result<void>> identify(uint8_t cns, uint32_t nsid, std::span<uint8_t> data);
   Task<Result<void>> read_identity();
+  Task<Result<void>> read_write_cache();
   Task<Result<void>> set_feature(uint8_t feature, uint32_t value, uint32_t* result);
   Task<Result<void>> read_log(uint8_t page, uint64_t offset, std::span<uint8_t> data);
   Task<Result<bool>> read_namespace(uint32_t nsid, NamespaceInfo* info);

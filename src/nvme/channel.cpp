@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "nvme/controller.h"
 #include "nvme/io_status.h"
+#include "trace/probes.h"
 
 namespace diskengine::nvme {
 
@@ -98,6 +99,10 @@ void NvmeChannel::disconnect(std::function<void()> closed) {
   }
   closed_.push_back(std::move(closed));
   queue_->close();
+}
+
+void NvmeChannel::on_queue_lost() noexcept {
+  if (mode_ == Mode::ready) mode_ = Mode::holding;
 }
 
 void NvmeChannel::on_queue_closed(const Error& reason) noexcept {
@@ -276,6 +281,12 @@ void NvmeChannel::send(Command& command) noexcept {
   command.sent_ns = reactor().now_ns();
   command.abort_sent = false;
   queue_->submit(command);
+  DE_PROBE3(nvme_sent, command.request, queue_->queue_id(), command.sqe.cid);
+  if (trace::Visit* visit = command.request->visit; visit != nullptr) [[unlikely]] {
+    visit->sent = ticks();
+    visit->queue_id = queue_->queue_id();
+    visit->command_id = command.sqe.cid;
+  }
 }
 
 void NvmeChannel::on_done(HostCommand& command) noexcept {
@@ -285,6 +296,9 @@ void NvmeChannel::on_done(HostCommand& command) noexcept {
 void NvmeChannel::answered(Command& command) noexcept {
   Request& request = *command.request;
   command.sent_ns = 0;
+  DE_PROBE2(nvme_answered, &request, command.cqe.status);
+  if (request.visit != nullptr) [[unlikely]]
+    request.visit->answered = ticks();
   IoStatus status;
   if (command.outcome == HostOutcome::lost) [[unlikely]] {
     if (mode_ == Mode::ready) mode_ = Mode::holding;
@@ -307,6 +321,7 @@ bool NvmeChannel::retry(Command& command, int32_t limit) noexcept {
   if (mode_ == Mode::failing) return false;
   if (limit >= 0 && progress.retries >= limit) return false;
   ++progress.retries;
+  trace::note(command.request->visit, trace::Note::retried);
   if (mode_ == Mode::ready) {
     send(command);
   } else {

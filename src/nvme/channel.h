@@ -63,6 +63,7 @@ class NvmeChannel final : public Channel, private LinkedChannel, private IoQueue
   fabric::HostQueueStats queue_stats() const override;
   // IoQueue::Owner
   void on_queue_ready() noexcept override;
+  void on_queue_lost() noexcept override;
   void on_queue_closed(const Error& reason) noexcept override;
 
   void allocate_commands(uint32_t depth);

@@ -115,7 +115,8 @@ Task<bool> Controller::recover() {
     co_await down;
     if (stop_wanted_) co_return false;
     state_ = State::resetting;
-    Result<void> up = co_await bring_up();
+    Result<void> up = gone_ ? Result<void>(Error(Errc::not_found, reason_)) : Result<void>();
+    if (!gone_) up = co_await bring_up();
     if (up) {
       fast_fail_timer_.cancel();
       LOG_INFO("nvme", "{}: connected again", options_.name);
@@ -128,9 +129,9 @@ Task<bool> Controller::recover() {
     reason_ = up.error().message();
     if (!std::exchange(told, true)) LOG_WARN("nvme", "{}: cannot reconnect: {}", options_.name, reason_);
     for (OneShot<bool>* waiter : std::exchange(reset_waiters_, {})) waiter->set(false);
-    if (given_up()) {
-      LOG_ERROR("nvme", "{}: not reconnected within {} s: it is given up", options_.name,
-                options_.loss.controller_loss_s);
+    gone_ = up.error().code() == Errc::not_found;
+    if (gone_ || given_up()) {
+      LOG_ERROR("nvme", "{}: it is given up: {}", options_.name, reason_);
       fail_links(true);
       state_ = State::failed;
       events_.on_given_up(*this);
@@ -171,7 +172,8 @@ Task<Result<void>> Controller::bring_up() {
   Result<std::vector<NamespaceInfo>> namespaces = co_await association_->read_namespaces();
   CO_TRY(namespaces);
   if (lost_) co_return Error(Errc::unreachable, reason_);
-  identity_ = association_->identity();
+  co_await compare_instance();
+  if (lost_) co_return Error(Errc::unreachable, reason_);
   version_ = association_->version();
   limits_ = association_->limits();
   state_ = State::enabled;
@@ -180,6 +182,24 @@ Task<Result<void>> Controller::bring_up() {
   events_.on_namespaces(*this, *namespaces);
   for (const auto& link : links_) connect_link(link);
   co_return Result<void>{};
+}
+
+// A controller with a volatile write cache that does not say that it is the same process as before may have lost what
+// the cache held. Whoever has its devices hears of it before any I/O goes there.
+Task<void> Controller::compare_instance() {
+  const Uuid before = spec::instance_of(identity_);
+  identity_ = association_->identity();
+  const Uuid now = spec::instance_of(identity_);
+  const bool first = !std::exchange(identified_, true);
+  if (first || !association_->limits().write_cache || (now == before && !now.is_nil())) co_return;
+  LOG_WARN("nvme", "{}: {}: what it had not flushed may be lost", options_.name,
+           now.is_nil() ? "it does not say whether it was started anew" : "it was started anew");
+  OneShot<bool> released(main_);
+  {
+    const std::shared_ptr<void> hold(&released, [](void* shot) { static_cast<OneShot<bool>*>(shot)->set(true); });
+    events_.on_cache_lost(*this, hold);
+  }
+  co_await released;
 }
 
 // Closes the I/O queues and then the admin queue, and waits until nothing of them is left.
@@ -234,6 +254,7 @@ void Controller::wake(Wake why) {
 void Controller::lose(const Error& reason) {
   if (lost_) return;
   lost_ = true;
+  gone_ = reason.code() == Errc::not_found;
   reason_ = reason.message();
   if (state_ == State::enabled) {
     state_ = State::resetting;

@@ -30,6 +30,9 @@ class ControllerEvents {
  public:
   // It is connected and shows these namespaces: after every (re)connect and whenever they changed.
   virtual void on_namespaces(Controller& controller, const std::vector<NamespaceInfo>& namespaces) = 0;
+  // It is connected again, and what it had completed and not flushed may be gone. Its I/O begins when nobody has `hold`
+  // any more.
+  virtual void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) = 0;
   // Its LossPolicy says to give it up: stop it and remove its devices.
   virtual void on_given_up(Controller& controller) = 0;
 
@@ -84,6 +87,7 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   Task<void> supervise();
   Task<bool> recover();
   Task<Result<void>> bring_up();
+  Task<void> compare_instance();
   Task<void> take_down(bool orderly);
   Task<Wake> wait(uint64_t limit_ns);  // 0: without limit
   void wake(Wake why);
@@ -108,11 +112,13 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   spec::IdentifyController identity_;
   uint32_t version_ = 0;
   ControllerLimits limits_;
+  bool identified_ = false;  // at least once
   std::vector<std::shared_ptr<QueueLink>> links_;
 
   bool supervised_ = false;
   bool stop_wanted_ = false;
   bool lost_ = false;  // since the last bring_up()
+  bool gone_ = false;  // for good
   bool failing_ = false;
   bool reset_wanted_ = false;
   bool rescan_again_ = false;

@@ -16,6 +16,7 @@ std::shared_ptr<NvmeDisk> NvmeDisk::create(std::shared_ptr<Controller> controlle
   DeviceInfo info;
   info.name = name_of(*controller, ns.nsid);
   info.product_name = "NVMe disk";
+  info.layer = trace::Layer::nvme;
   info.uuid = ns.uuid;
   info.block_size = ns.block_size;
   info.size_blocks = ns.size_blocks;
@@ -38,6 +39,9 @@ void NvmeDisk::resize(uint64_t size_blocks) {
 }
 
 std::string transport_id_json(const ControllerOptions& options) {
+  if (options.subsystem_nqn.empty())  // a PCI device has an address and nothing else
+    return fmt::format(R"({{"trtype":{},"traddr":{}}})", json_quote(options.address.transport),
+                       json_quote(options.address.address));
   return fmt::format(R"({{"trtype":{},"adrfam":{},"traddr":{},"trsvcid":{},"subnqn":{}}})",
                      json_quote(options.address.transport), json_quote(options.address_family),
                      json_quote(options.address.address), json_quote(options.address.service),
@@ -51,12 +55,15 @@ std::string NvmeDisk::driver_specific_json() const {
   const uint32_t tertiary = version & 0xff;
   const std::string version_text = fmt::format("{}.{}{}", version >> 16, version >> 8 & 0xff,
                                                tertiary != 0 ? fmt::format(".{}", tertiary) : std::string());
+  const fabric::HostAddress& address = controller_->options().address;
+  const std::string pci_address =
+      address.transport == "PCIe" ? fmt::format(R"("pci_address":{},)", json_quote(address.address)) : std::string();
   return fmt::format(
-      R"({{"nvme":[{{"trid":{},"ctrlr_data":{{"cntlid":{},"vendor_id":"0x{:04x}","model_number":{},"serial_number":{},)"
+      R"({{"nvme":[{{{}"trid":{},"ctrlr_data":{{"cntlid":{},"vendor_id":"0x{:04x}","model_number":{},"serial_number":{},)"
       R"("firmware_revision":{},"subnqn":{},"oacs":{{"security":{},"format":{},"firmware":{},"ns_manage":{}}},)"
       R"("multi_ctrlr":{},"ana_reporting":{}}},"vs":{{"nvme_version":"{}"}},"ns_data":{{"id":{},"can_share":{}}}}}],)"
       R"("mp_policy":"active_passive"}})",
-      transport_id_json(controller_->options()), controller_->limits().controller_id, id.vid,
+      pci_address, transport_id_json(controller_->options()), controller_->limits().controller_id, id.vid,
       text(id.model_number, sizeof id.model_number), text(id.serial_number, sizeof id.serial_number),
       text(id.firmware_revision, sizeof id.firmware_revision), text(id.subsystem_nqn, sizeof id.subsystem_nqn),
       id.oacs & 1, id.oacs >> 1 & 1, id.oacs >> 2 & 1, id.oacs >> 3 & 1,

@@ -27,6 +27,7 @@ class NvmeDisk final : public Device {
   Controller& controller() const noexcept { return *controller_; }
   // Main reactor.
   void resize(uint64_t size_blocks);
+  using Device::announce_cache_lost;
 
  private:
   NvmeDisk(DeviceInfo info, std::shared_ptr<Controller> controller, const NamespaceInfo& ns)

@@ -32,6 +32,7 @@ class FakeController final : public fabric::HostTransport {
   uint8_t mdts = 5;  // 128 KiB
   spec::Status connect_status = spec::Status::success;
   bool abort_works = true;
+  Uuid instance;  // nil: it says nothing of that kind
   // Asked about every I/O command: what becomes of it.
   enum class Verdict { serve, swallow, drop_connection };
   std::function<Verdict(const spec::Sqe&)> verdict = [](const spec::Sqe&) { return Verdict::serve; };
@@ -229,6 +230,7 @@ class FakeController final : public fabric::HostTransport {
         id.vwc = spec::kVwcPresent;
         id.oncs = spec::kOncsCompare | spec::kOncsDatasetManagement | spec::kOncsWriteZeroes;
         id.ioccsz = (64 + 8192) / 16;
+        if (!controller_.instance.is_nil()) spec::put_instance(id, controller_.instance);
         return answer_data(command, id);
       }
       if (cns == spec::Cns::active_namespaces) {

@@ -42,6 +42,8 @@ void IoQueue::begin(const QueueParams& params, uint32_t depth) {
   options.transfer_bytes_max = std::max<uint32_t>(params.limits.transfer_bytes_max, sizeof connect_data_);
   options.header_digest = params.controller.header_digest;
   options.data_digest = params.controller.data_digest;
+  options.sgls = params.limits.sgls;
+  options.shadow_doorbells = params.limits.shadow_doorbells;
   Result<std::unique_ptr<fabric::HostQueue>> made =
       params.transport->connect(reactor_, params.controller.address, options, *this);
   if (made) {
@@ -82,6 +84,7 @@ void IoQueue::on_connect_answer() noexcept {
 
 void IoQueue::on_disconnected(const Error& reason) noexcept {
   connect_timer_.cancel();
+  if (owner_ != nullptr) owner_->on_queue_lost();
   // The transport's queue must not be destroyed inside this call.
   reactor_.post([this, error = reason_ ? *reason_ : reason] { finish(error); });
 }

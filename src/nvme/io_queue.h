@@ -32,6 +32,8 @@ class IoQueue final : private fabric::HostQueueEvents {
   class Owner {
    public:
     virtual void on_queue_ready() noexcept = 0;
+    // The connection is lost: nothing may be submitted any more. on_queue_closed() follows.
+    virtual void on_queue_lost() noexcept = 0;
     // The queue did not come up, is lost or closed; all its commands completed before. The queue is gone after this.
     virtual void on_queue_closed(const Error& reason) noexcept = 0;
 

@@ -208,6 +208,13 @@ Task<void> HostManager::remove_device(std::string name) {
   if (!removed) LOG_WARN("nvme", "{}", removed.error().message());
 }
 
+void HostManager::on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) {
+  const auto at = entries_.find(controller.options().name);
+  if (at == entries_.end() || at->second->detaching) return;
+  for (const auto& [nsid, weak] : at->second->disks)
+    if (const std::shared_ptr<NvmeDisk> disk = weak.lock()) disk->announce_cache_lost(hold);
+}
+
 void HostManager::on_given_up(Controller& controller) { spawn(detach_lost(controller.options().name)); }
 
 Task<void> HostManager::detach_lost(std::string name) {
@@ -280,6 +287,12 @@ std::string loss_json(const LossPolicy& loss) {
 
 std::string attach_call(const ControllerOptions& options) {
   const fabric::HostAddress& address = options.address;
+  if (address.transport == "PCIe")
+    return fmt::format(
+        R"({{"method":"bdev_nvme_attach_controller","params":{{"name":{},"trtype":"PCIe","traddr":{},"hostnqn":{},{},)"
+        R"("num_io_queues":{}}}}})",
+        json_quote(options.name), json_quote(address.address), json_quote(options.host_nqn), loss_json(options.loss),
+        options.io_queues);
   std::string host;
   if (!address.host_address.empty()) host += fmt::format(R"(,"hostaddr":{})", json_quote(address.host_address));
   if (!address.host_service.empty()) host += fmt::format(R"(,"hostsvcid":{})", json_quote(address.host_service));

@@ -87,6 +87,7 @@ class HostManager final : private ControllerEvents {
   };
 
   void on_namespaces(Controller& controller, const std::vector<NamespaceInfo>& namespaces) override;
+  void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) override;
   void on_given_up(Controller& controller) override;
   void add_disk(Entry& entry, const NamespaceInfo& info);
   void drop_disk(Entry& entry, uint32_t nsid, const char* why);

@@ -255,6 +255,49 @@ TEST_F(NvmeHostTest, IoWaitsForTheReconnectThatThePolicyPromises) {
   EXPECT_TRUE(finish(io).ok());
 }
 
+// Keeps what it is told of a lost cache.
+struct CacheWatcher final : DeviceWatcher {
+  void on_removed(Device&) override {}
+  void on_cache_lost(Device&, const std::shared_ptr<void>& hold) override {
+    ++losses;
+    if (keeps) held = hold;
+  }
+  unsigned losses = 0;
+  bool keeps = true;
+  std::shared_ptr<void> held;
+};
+
+TEST_F(NvmeHostTest, AControllerThatWasStartedAnewDoesNoIoBeforeItsUserHasHeardOfTheLostCache) {
+  fake_.instance = Uuid::from_random(1, 1);
+  attach({.controller_loss_s = -1, .reconnect_delay_s = 1, .fast_io_fail_s = 0});
+  CacheWatcher watcher;
+  on_reactor([&] { disk_->watch(watcher); });
+  on_reactor([&] { fake_.drop_all_connections(); });
+  EXPECT_TRUE(run(Op::read, 0, 1).ok());
+  EXPECT_EQ(watcher.losses, 0u) << "the same process";
+
+  fake_.instance = Uuid::from_random(2, 2);
+  on_reactor([&] { fake_.drop_all_connections(); });
+  EXPECT_TRUE(reactor_.run_until([&] { return watcher.losses == 1; }, kLimitNs));
+  Io io;
+  submit(io, Op::read, 0, 1);
+  const size_t commands = fake_.io_commands.size();
+  for (int i = 0; i < 200; ++i) reactor_.turn();
+  EXPECT_EQ(fake_.io_commands.size(), commands);
+  EXPECT_FALSE(io.done);
+  on_reactor([&] { watcher.held.reset(); });
+  EXPECT_TRUE(finish(io).ok());
+
+  watcher.keeps = false;
+  fake_.instance = Uuid();  // a foreign one: nobody knows
+  for (unsigned losses = 2; losses < 4; ++losses) {
+    on_reactor([&] { fake_.drop_all_connections(); });
+    EXPECT_TRUE(run(Op::read, 0, 1).ok());
+    EXPECT_EQ(watcher.losses, losses);
+  }
+  on_reactor([&] { disk_->unwatch(watcher); });
+}
+
 TEST_F(NvmeHostTest, IoFailsAfterTheFastFailTimeWhileReconnectingGoesOn) {
   attach({.controller_loss_s = -1, .reconnect_delay_s = 1, .fast_io_fail_s = 1});
   fake_.refuse_connections = true;

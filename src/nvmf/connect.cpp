@@ -164,8 +164,8 @@ void Target::grant(QueueRecord& record, TargetCommand& command, const Connect& w
   std::shared_ptr<NamespacePorts> ports;
   if (wish.queue_id != 0) ports = wish.subsystem->ports_on(*record.reactor);
   record.reactor->post([queue = record.queue, qid = wish.queue_id, entries = wish.entries,
-                        flow_control = wish.flow_control, ports, &command] {
-    queue->connected(qid, entries, flow_control, ports);
+                        flow_control = wish.flow_control, host_nqn = wish.host_nqn, ports, &command]() mutable {
+    queue->connected(qid, entries, flow_control, std::move(host_nqn), ports);
     queue->finish(command);
   });
 }

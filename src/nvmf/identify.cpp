@@ -110,7 +110,7 @@ spec::IdentifyController Controller::identify_controller(const QueueRecord& queu
   id.oncs = spec::kOncsDatasetManagement | spec::kOncsWriteZeroes;
   if (subsystem_.every_namespace_compares()) id.oncs |= spec::kOncsCompare;
   id.vwc = static_cast<uint8_t>(2u << 1 | (subsystem_.any_namespace_caches() ? spec::kVwcPresent : 0));
-  subsystem_.target().put_instance_id(id.vendor);
+  spec::put_instance(id, subsystem_.target().instance());
   return id;
 }
 

@@ -25,6 +25,7 @@ void NamespacePorts::open(uint32_t nsid, const std::shared_ptr<Device>& device) 
   port.can_unmap = info.can_unmap;
   port.can_write_zeroes = info.can_write_zeroes;
   port.can_compare = info.can_compare;
+  if (reactor_.recorder() != nullptr) port.root = reactor_.recorder()->open_root(info.name, trace::Layer::nvmf);
   port.open = true;
 }
 
@@ -35,7 +36,8 @@ void NamespacePorts::close(uint32_t nsid, std::function<void()> closed) {
     closed();
     return;
   }
-  port.channel->when_idle([&port, closed = std::move(closed)] {
+  port.channel->when_idle([this, &port, closed = std::move(closed)] {
+    if (port.root != nullptr) reactor_.recorder()->close_root(std::exchange(port.root, nullptr));
     port.channel.reset();
     closed();
   });

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "block/device.h"
+#include "trace/recorder.h"
 
 namespace diskengine::nvmf {
 
@@ -23,6 +24,7 @@ struct NamespacePort {
   bool can_unmap = false;
   bool can_write_zeroes = false;
   bool can_compare = false;
+  trace::Root* root = nullptr;
 
   uint64_t size_blocks() const noexcept { return channel->device().size_blocks(); }
 };

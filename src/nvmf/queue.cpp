@@ -65,7 +65,10 @@ void Queue::send(TargetCommand& command) noexcept {
   end_if_empty();
 }
 
-void Queue::connected(uint16_t qid, uint32_t depth, bool flow_control, std::shared_ptr<NamespacePorts> ports) {
+void Queue::connected(uint16_t qid, uint32_t depth, bool flow_control, std::string host_nqn,
+                      std::shared_ptr<NamespacePorts> ports) {
+  qid_ = qid;
+  host_nqn_ = std::move(host_nqn);
   kind_ = qid == 0 ? Kind::admin : Kind::io;
   (qid == 0 ? group_.admin_queues : group_.io_queues) += 1;
   (qid == 0 ? group_.current_admin_queues : group_.current_io_queues) += 1;

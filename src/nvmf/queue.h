@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "fabric/target.h"
@@ -49,7 +50,8 @@ class Queue final : public fabric::TargetQueueHandler, public ListHook {
   // What the main reactor posts.
 
   // Connect was granted: the queue works from now on. `ports` is null for an admin queue.
-  void connected(uint16_t qid, uint32_t depth, bool flow_control, std::shared_ptr<NamespacePorts> ports);
+  void connected(uint16_t qid, uint32_t depth, bool flow_control, std::string host_nqn,
+                 std::shared_ptr<NamespacePorts> ports);
   // Sends the answer in `command`, whose status and result are filled in.
   void finish(fabric::TargetCommand& command) noexcept;
   void disconnect(const char* why) noexcept { transport_.disconnect(why); }
@@ -78,17 +80,20 @@ class Queue final : public fabric::TargetQueueHandler, public ListHook {
   bool next_range(fabric::TargetCommand& command) noexcept;
   void io_done(fabric::TargetCommand& command) noexcept;
   void end_io(fabric::TargetCommand& command, spec::Status status, bool do_not_retry) noexcept;
+  void describe(const fabric::TargetCommand& command, trace::Visit& visit) const noexcept;
   static void on_io_done(Request& request) noexcept;
 
   PollGroup& group_;
   fabric::TargetQueue& transport_;
   Kind kind_ = Kind::unconnected;
+  uint16_t qid_ = 0;
   bool flow_control_ = true;
   bool disconnected_ = false;
   bool let_go_ = false;
   uint32_t depth_ = 2;
   uint32_t sq_head_ = 0;
   uint32_t lent_ = 0;  // commands we have
+  std::string host_nqn_;
   std::shared_ptr<NamespacePorts> ports_;
   std::vector<uint64_t> cids_;  // bit per command identifier in use
 };

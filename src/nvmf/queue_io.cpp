@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "nvmf/queue.h"
+#include "trace/probes.h"
 
 namespace diskengine::nvmf {
 
@@ -70,6 +71,7 @@ struct Queue::Io {
   uint16_t range;        // dataset management: the next one
   uint16_t ranges;
   bool zeroes;  // the device cannot write zeroes: write them
+  trace::Visit* traced;
 };
 
 void Queue::start_io(TargetCommand& command) noexcept {
@@ -167,7 +169,23 @@ void Queue::begin(TargetCommand& command, NamespacePort& port, Op op) noexcept {
   request.iov = {};
   request.done = &Queue::on_io_done;
   request.owner = &command;
+  request.submit_ticks = 0;
   ++group_.pending_io;
+  DE_PROBE3(nvmf_taken, &request, qid_, command.sqe.cid);
+  if (trace::Recorder* recorder = reactor().recorder(); recorder != nullptr)
+    io.traced = recorder->begin(port.root, static_cast<uint8_t>(op), 0, 0);
+  if (io.traced != nullptr) [[unlikely]]
+    describe(command, *io.traced);
+}
+
+// What the host knows the command by.
+void Queue::describe(const TargetCommand& command, trace::Visit& visit) const noexcept {
+  visit.queue_id = qid_;
+  visit.command_id = command.sqe.cid;
+  if (command.sqe.opcode == IoOp::flush || command.sqe.opcode == IoOp::dataset_management) return;
+  visit.lba = command.sqe.slba();
+  visit.blocks = (command.sqe.cdw12 & spec::kRwBlocksMask) + 1;
+  trace::copy_text(visit.trace->peer, host_nqn_);
 }
 
 // Submits as much of what is left as the device takes at once.
@@ -211,6 +229,7 @@ void Queue::next_step(TargetCommand& command) noexcept {
   request.blocks = blocks;
   io.lba += blocks;
   io.blocks_left -= blocks;
+  request.visit = io.traced;
   port.channel->submit(request);
 }
 
@@ -234,7 +253,14 @@ void Queue::end_io(TargetCommand& command, Status status, bool do_not_retry) noe
   ++group_.completed_io;
   if (status != Status::success) ++group_.failed_io;
   set_status(command, status, do_not_retry);
-  finish(command);
+  DE_PROBE2(nvmf_answered, &command.request, static_cast<int>(status));
+  const Io& io = command.context<Io>();
+  trace::Visit* const traced = io.traced;
+  if (traced == nullptr && io.port->root != nullptr && command.request.submit_ticks != 0)
+    reactor().recorder()->ended_untraced(io.port->root, reactor().batch_ticks() - command.request.submit_ticks);
+  finish(command);  // may destroy this queue
+  if (traced != nullptr) [[unlikely]]
+    traced->leave(status == Status::success);
 }
 
 }  // namespace diskengine::nvmf

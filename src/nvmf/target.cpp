@@ -12,12 +12,6 @@ namespace diskengine::nvmf {
 using fabric::Address;
 using fabric::TargetCommand;
 
-namespace {
-
-constexpr char kInstanceMark[8] = {'D', 'E', 'I', 'N', 'S', 'T', '0', '1'};
-
-}  // namespace
-
 Result<void> check_nqn(const std::string& nqn) {
   auto wrong = [&nqn](const char* what) {
     return Error(Errc::invalid_argument, fmt::format("'{}' is not an NVMe qualified name: {}", nqn, what));
@@ -57,11 +51,6 @@ Target::Target(std::vector<Reactor*> reactors, DeviceRegistry& devices, const Uu
 }
 
 Target::~Target() { DE_ASSERT(queues_.empty() && listeners_.empty()); }
-
-void Target::put_instance_id(uint8_t (&vendor)[1024]) const noexcept {
-  std::memcpy(vendor, kInstanceMark, sizeof kInstanceMark);
-  std::memcpy(vendor + sizeof kInstanceMark, instance_.bytes.data(), instance_.bytes.size());
-}
 
 Result<void> Target::add_transport(std::unique_ptr<fabric::TargetTransport> transport) {
   if (find_transport(transport->type()) != nullptr)

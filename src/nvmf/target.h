@@ -64,7 +64,6 @@ class Target final : public fabric::TargetAcceptor {
   Gate& tasks() noexcept { return tasks_; }
   // Tells a host that it talks to the same run of the process as before: what was cached there may be lost otherwise.
   const Uuid& instance() const noexcept { return instance_; }
-  void put_instance_id(uint8_t (&vendor)[1024]) const noexcept;
 
   // Errc::already_exists.
   Result<void> add_transport(std::unique_ptr<fabric::TargetTransport> transport);

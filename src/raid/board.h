@@ -61,6 +61,8 @@ struct LegFailure {
   const Leg* leg = nullptr;  // to tell it from a later leg with the same tag; never dereferenced
   Op op = Op::write;
   IoStatus status;
+  uint64_t lba = 0;  // of the volume; of reads and compares
+  uint64_t blocks = 0;
 };
 
 class Board : public std::enable_shared_from_this<Board> {

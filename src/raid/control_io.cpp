@@ -59,6 +59,44 @@ Task<Result<spec::RaidSuperblock>> load_superblock(Channel& channel) {
   co_return decoded;
 }
 
+bool LegContents::configured(const Uuid& device) const noexcept {
+  if (!superblock) return false;
+  return std::any_of(superblock->base_bdevs.begin(), superblock->base_bdevs.end(), [&](const spec::RaidBaseDisk& disk) {
+    return disk.uuid == device && disk.state == spec::RaidBaseState::configured;
+  });
+}
+
+Task<Result<LegContents>> read_leg(Channel& channel) {
+  LegContents contents;
+  Result<spec::RaidSuperblock> superblock = co_await load_superblock(channel);
+  if (!superblock && superblock.error().code() == Errc::not_found) co_return contents;
+  CO_TRY(superblock);
+  contents.superblock = std::move(superblock).value();
+  DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
+  const uint64_t lba = spec::kRaidDirtyLogOffsetBytes / channel.device().info().block_size;
+  const IoStatus status = co_await control_io(channel, Op::read, lba, buffer.span(), false);
+  if (!status.ok()) co_return failed(channel, "read what follows", status);
+  const Result<spec::RaidDirtyLogHeader> header =
+      spec::decode_raid_dirty_log_header(spec::RaidDirtyLogPageView(buffer.data(), spec::kRaidDirtyLogPageBytes));
+  if (header && header->volume_uuid == contents.superblock->uuid) contents.log = *header;
+  contents.log_damaged = !header && header.error().code() != Errc::not_found;
+  co_return contents;
+}
+
+Task<Result<bool>> is_blank(Channel& channel) {
+  const DeviceInfo& info = channel.device().info();
+  DmaBuffer buffer(spec::kRaidDirtyLogOffsetBytes);
+  const uint64_t blocks = std::min(buffer.span().size() / info.block_size, channel.device().size_blocks());
+  uint64_t step = info.max_transfer_blocks == 0 ? blocks : std::min<uint64_t>(blocks, info.max_transfer_blocks);
+  for (uint64_t lba = 0; lba < blocks; lba += step) {
+    const std::span<uint8_t> piece = buffer.span().first(std::min(step, blocks - lba) * info.block_size);
+    const IoStatus status = co_await control_io(channel, Op::read, lba, piece, false);
+    if (!status.ok()) co_return failed(channel, "look for", status);
+    if (std::any_of(piece.begin(), piece.end(), [](uint8_t byte) { return byte != 0; })) co_return false;
+  }
+  co_return true;
+}
+
 Task<Result<void>> store_superblock(Channel& channel, std::vector<uint8_t> bytes) {
   DmaBuffer buffer(round_up(bytes.size(), DmaBuffer::kAlignment));
   std::copy(bytes.begin(), bytes.end(), buffer.data());

@@ -62,7 +62,10 @@ Task<void> DirtyLog::answer_all() {
     for (const auto& question : batch_)
       for (const RegionRange& range : question->ranges())
         for (uint64_t region = range.first; region <= range.last && region < regions(); ++region) mark(region);
-    const bool written = co_await write_pages();
+    bool written = co_await write_pages();
+    // Any one leg that the superblocks call in sync has to have all marks: after a crash its log may be the only one.
+    while (volume_.exclusion_unrecorded()) co_await sleep_for(volume_.main(), kWaitForRecordNs);
+    if (volume_.fenced()) written = false;
     for (const auto& question : batch_) {
       for (const RegionRange& range : question->ranges())
         for (uint64_t region = range.first; region <= range.last && region < regions(); ++region)

@@ -3,7 +3,7 @@
 // it. So after a crash, or when a leg returns, only marked regions have to be copied.
 //
 //   asked       a channel wants to write (raid/marks.h). What several ask for meanwhile is written together.
-//   marked      durable on every leg; the channel writes as it likes
+//   marked      durable on every leg that the superblocks call in sync; the channel writes as it likes
 //   swept       every kSweepNs channels give up what they no longer write to; if all legs are well they are flushed and
 //               the regions that no channel kept are cleared
 //
@@ -31,6 +31,7 @@ class DirtyLog {
   static constexpr uint64_t kSweepNs = 5'000'000'000;
   static constexpr unsigned kWriteTries = 3;
   static constexpr uint64_t kWriteRetryNs = 20'000'000;
+  static constexpr uint64_t kWaitForRecordNs = 1'000'000;
 
   explicit DirtyLog(Volume& volume);
   ~DirtyLog();

@@ -157,6 +157,21 @@ TEST_F(LogTest, ADeltaSurvivesARestart) {
   EXPECT_LE(after.disk(1).data_blocks, kRegionBlocks);
 }
 
+TEST_F(LogTest, ALegThatHadNoPlaceIsLookedAtAgainOnceTheVolumeIsOnline) {
+  create(true, {"a", "b", "c"});
+  write(0, kData, 0x11);
+  ASSERT_TRUE(run(manager.remove_base("c")));
+  write(700, 1, 0x22);
+  for (const auto& order : {std::array{0u, 2u, 1u}, std::array{2u, 0u, 1u}, std::array{2u, 1u, 0u}}) {
+    std::vector<std::pair<std::string, const TestDisk*>> found;
+    for (const unsigned i : order) found.emplace_back(disk(i).name(), &disk(i));
+    Restarted after(found);
+    ASSERT_NE(after.online(), nullptr);
+    after.until_in_sync();
+    EXPECT_TRUE(after.data_alike(0, 1) && after.data_alike(1, 2));
+  }
+}
+
 TEST_F(LogTest, AfterACrashOnlyMarkedRegionsAreCopiedAndReadsComeFromOneLeg) {
   create(true);
   write(0, kData, 0x11);

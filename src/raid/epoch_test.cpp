@@ -8,7 +8,7 @@ class EpochTest : public MirrorTest {};
 
 TEST_F(EpochTest, AHeldWriteIsAcknowledgedOnlyWhenItsLegsExclusionIsConfirmed) {
   create(true);
-  ASSERT_TRUE(volume().set_epoch(7, true));
+  ASSERT_TRUE(run(volume().set_epoch(7, true)));
   Io first(Op::write, 0, 1, 1);  // marks the region
   ASSERT_EQ(submit(first), IoCode::ok);
   disk(1).dead = true;
@@ -43,7 +43,7 @@ TEST_F(EpochTest, AHeldWriteIsAcknowledgedOnlyWhenItsLegsExclusionIsConfirmed) {
 
 TEST_F(EpochTest, AConfirmationAheadExcludesALegThatIsWellButNeverTheLast) {
   create();
-  ASSERT_TRUE(volume().set_epoch(1, true));
+  ASSERT_TRUE(run(volume().set_epoch(1, true)));
   ASSERT_TRUE(run(volume().confirm_exclusion(1, "b")));
   EXPECT_EQ(role(1), SlotRole::empty);
   EXPECT_EQ(run(volume().confirm_exclusion(1, "a")).error().code(), Errc::busy);
@@ -52,7 +52,7 @@ TEST_F(EpochTest, AConfirmationAheadExcludesALegThatIsWellButNeverTheLast) {
 
 TEST_F(EpochTest, AFencedWriterAcknowledgesNothingAnyMore) {
   create();
-  ASSERT_TRUE(volume().set_epoch(7, true));
+  ASSERT_TRUE(run(volume().set_epoch(7, true)));
   disk(1).dead = true;
   Io held(Op::write, 0, 1, 9), overlapping(Op::write, 0, 1, 8);
   raid->submit(held);
@@ -72,13 +72,13 @@ TEST_F(EpochTest, AFencedWriterAcknowledgesNothingAnyMore) {
   Io later(Op::write, 0, 1, 6), read(Op::read, 0, 1);
   EXPECT_EQ(submit(later), IoCode::fenced);
   EXPECT_EQ(submit(read), IoCode::fenced);
-  EXPECT_EQ(volume().set_epoch(9, true).error().code(), Errc::conflict);
+  EXPECT_EQ(run(volume().set_epoch(9, true)).error().code(), Errc::conflict);
   EXPECT_EQ(run(volume().confirm_exclusion(7, "b")).error().code(), Errc::conflict);
 }
 
 TEST_F(EpochTest, DeletingAVolumeDoesNotAcknowledgeWhatItHolds) {
   create();
-  ASSERT_TRUE(volume().set_epoch(7, true));
+  ASSERT_TRUE(run(volume().set_epoch(7, true)));
   disk(1).dead = true;
   Io held(Op::write, 0, 1, 9);
   raid->submit(held);

@@ -16,6 +16,12 @@ std::string_view name_of(EventType type) noexcept {
       return "in_sync";
     case EventType::fenced:
       return "fenced";
+    case EventType::repair_failed:
+      return "repair_failed";
+    case EventType::legs_differ:
+      return "legs_differ";
+    case EventType::scrub_ended:
+      return "scrub_ended";
   }
   return "unknown";
 }

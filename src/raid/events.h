@@ -21,6 +21,9 @@ enum class EventType : uint8_t {
   excluded,          // the leg is out, on every reactor
   in_sync,           // a leg holds everything and is read from
   fenced,            // the volume's writer was stopped for good
+  repair_failed,     // the leg cannot read what was rewritten on it
+  legs_differ,       // a scrub found blocks in which legs in sync differ
+  scrub_ended,       // a scrub is done, or was stopped
 };
 std::string_view name_of(EventType type) noexcept;
 

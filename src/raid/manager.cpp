@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "raid/mirror_channel.h"
+#include "raid/mutation.h"
 
 namespace diskengine::raid {
 namespace {
@@ -122,17 +123,23 @@ Task<Result<void>> RaidManager::check_superblock(Volume& volume, Volume::Slot& s
   // By a channel of its own: the slot's may be closed meanwhile.
   Result<std::unique_ptr<Channel>> channel = slot.leg->device().open_channel(registry_.main_reactor());
   CO_TRY(channel);
-  const Result<spec::RaidSuperblock> found = co_await load_superblock(**channel);
+  const Result<LegContents> found = co_await read_leg(**channel);
   close_when_idle(std::move(channel).value());
   if (slot.attachments != attachment || !slot.present())
     co_return Error(Errc::no_device, fmt::format("{}: its base device was removed meanwhile", volume.name()));
-  if (found && found->uuid != volume.uuid())
+  if (!found && found.error().code() == Errc::io_error) co_return found.error();
+  if (!found || !found->superblock) co_return Result<void>{};
+  if (found->superblock->uuid != volume.uuid())
     co_return Error(
         Errc::already_exists,
         fmt::format("device '{}' holds a leg of the RAID volume '{}' ({}): clear its first blocks to use it", slot.name,
-                    found->name, found->uuid.to_string()));
-  if (!found && found.error().code() == Errc::io_error) co_return found.error();
-  if (found && volume.has_superblock()) volume.note_found(slot, *found);
+                    found->superblock->name, found->superblock->uuid.to_string()));
+  if (!mutated(Mutation::old_epoch) && found->epoch() > volume.epoch())
+    co_return Error(Errc::conflict,
+                    fmt::format("device '{}' was written in epoch {} of {}, which is in epoch {} here: only "
+                                "diskengine_raid_assemble under a later one can use it",
+                                slot.name, found->epoch(), volume.name(), volume.epoch()));
+  if (volume.has_superblock()) Volume::note_found(slot, *found);
   co_return Result<void>{};
 }
 
@@ -253,14 +260,14 @@ Task<void> RaidManager::examine(std::shared_ptr<Device> device) {
   if (!pass || device->removed() || !device->claimed_by().empty()) co_return;
   Result<std::unique_ptr<Channel>> channel = device->open_channel(registry_.main_reactor());
   if (!channel) co_return;
-  Result<spec::RaidSuperblock> found = co_await load_superblock(**channel);
+  Result<LegContents> found = co_await read_leg(**channel);
   close_when_idle(std::move(channel).value());
   if (device->removed() || !device->claimed_by().empty()) co_return;
-  if (found) {
+  if (found && found->superblock) {
     co_await examine_superblock(device, std::move(found).value());
     co_return;
   }
-  if (found.error().code() != Errc::not_found) LOG_WARN("raid", "{}", found.error().message());
+  if (!found) LOG_WARN("raid", "{}", found.error().message());
   co_await join_by_name(device);
 }
 
@@ -280,7 +287,8 @@ Task<void> RaidManager::join_by_name(std::shared_ptr<Device> device) {
   }
 }
 
-Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, spec::RaidSuperblock superblock) {
+Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, LegContents contents) {
+  const spec::RaidSuperblock superblock = *contents.superblock;
   const DeviceInfo& info = device->info();
   const auto record = std::find_if(superblock.base_bdevs.begin(), superblock.base_bdevs.end(),
                                    [&](const spec::RaidBaseDisk& disk) { return disk.uuid == info.uuid; });
@@ -293,19 +301,24 @@ Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, spec:
   if (volume == nullptr && find(superblock.name) != nullptr) why = "another RAID volume has its name";
   if (volume != nullptr && (volume->deleting() || !volume->has_superblock()))
     why = "the volume is there in another form";
+  if ((volume != nullptr && volume->creating()) ||
+      std::find(assembling_.begin(), assembling_.end(), superblock.name) != assembling_.end())
+    why = "the volume is just being put together";
   const bool newer = volume != nullptr && superblock.seq_number > volume->sequence();
   if (newer && volume->state() == VolumeState::online) why = "it is newer than that of the volume which is online";
   if (!why.empty()) {
     LOG_WARN("raid", "device '{}': its superblock of RAID volume '{}' is not used: {}", info.name, superblock.name,
              why);
+    set_aside(device);
     co_return;
   }
 
-  std::vector<std::shared_ptr<Device>> again;
+  const bool renewed = newer || volume == nullptr;
+  const bool was_online = volume != nullptr && volume->state() == VolumeState::online;
   if (newer) {
     // What was assembled so far follows an older superblock: begin anew by this one.
     for (const auto& slot : volume->slots())
-      if (slot->present()) again.push_back(slot->leg->device_ref());
+      if (slot->present()) set_aside(slot->leg->device_ref());
     const Result<void> undone = co_await volume->shut_down(false);
     if (!undone) LOG_WARN("raid", "{}", undone.error().message());
     volume = find(superblock.uuid);
@@ -315,26 +328,43 @@ Task<void> RaidManager::examine_superblock(std::shared_ptr<Device> device, spec:
     volume->expect_from(superblock);
   }
   const unsigned slot_index = record->slot;
-  co_await rejoin(volume, device, slot_index, std::move(superblock));
-  for (std::shared_ptr<Device>& other : again) co_await examine(std::move(other));
+  co_await rejoin(volume, device, slot_index, std::move(contents));
+  const bool came_online = !was_online && volume->state() == VolumeState::online;
+  if (renewed || came_online) co_await examine_set_aside();
+}
+
+void RaidManager::set_aside(const std::shared_ptr<Device>& device) {
+  std::erase_if(set_aside_, [&](const auto& other) { return other.expired() || other.lock() == device; });
+  set_aside_.push_back(device);
+}
+
+// What had no place in a volume may have one now that the volume is another, or online.
+Task<void> RaidManager::examine_set_aside() {
+  const std::vector<std::weak_ptr<Device>> before = std::exchange(set_aside_, {});
+  for (const std::weak_ptr<Device>& one : before) {
+    std::shared_ptr<Device> device = one.lock();
+    if (device != nullptr) co_await examine(std::move(device));
+  }
 }
 
 // `device` has a superblock of `volume`: it is a leg that is awaited, or one that left and is to be rebuilt.
 Task<void> RaidManager::rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index,
-                               spec::RaidSuperblock superblock) {
+                               LegContents contents) {
   if (slot_index >= volume->slots().size() || !device->claimed_by().empty() || device->removed()) co_return;
   Volume::Slot& slot = *volume->slots()[slot_index];
   const bool awaited = volume->state() == VolumeState::configuring && slot.role == SlotRole::expected &&
                        slot.uuid == device->info().uuid;
+  // Who keeps the record of a volume's legs also says when one comes back.
   const bool returns = volume->state() == VolumeState::online && slot.role == SlotRole::empty &&
-                       slot.recorded_uuid == device->info().uuid;
+                       slot.recorded_uuid == device->info().uuid && !volume->managed();
   if (slot.present() || (!awaited && !returns)) {
     LOG_INFO("raid", "{}: device '{}' is not an active leg", volume->name(), device->name());
+    set_aside(device);
     co_return;
   }
   Result<void> joined = volume->attach(slot, device);
   if (joined) {
-    volume->note_found(slot, superblock);
+    Volume::note_found(slot, contents);
     volume->start_next_rebuild();
     joined = co_await volume->go_online_if_complete();
   }

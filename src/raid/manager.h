@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "raid/assembly.h"
 #include "raid/volume.h"
 #include "runtime/gate.h"
 #include "runtime/random.h"
@@ -34,6 +35,12 @@ class RaidManager final : private DeviceRegistry::Observer {
   // The volume comes online once all base devices are there; those that are missing may appear later. On an error
   // nothing is left of it. Errc::already_exists, invalid_argument, busy (a base device is in use), io_error.
   Task<Result<void>> create(CreateOptions options);
+  // Puts a volume with superblocks together from exactly the named legs, under an epoch, and brings it online at once:
+  // a new one if they are blank. A leg that is not named is out from then on, and lacks what the log says. The same
+  // call again changes nothing. Nothing is written before everything was checked. Errors of plan_assembly, and Errc::
+  // no_device (a named one is not there), busy (claimed), already_exists (the volume is online with other legs),
+  // conflict (its writer was fenced, or is in a later epoch), io_error.
+  Task<Result<void>> assemble(AssembleOptions options);
   // Errc::no_device if there is no such volume; else as Volume::shut_down.
   Task<Result<void>> remove(std::string name, bool clear_superblock);
   // Gives the volume a leg: in an online one it is rebuilt. Errc::invalid_argument if no slot is free or the device
@@ -64,16 +71,29 @@ class RaidManager final : private DeviceRegistry::Observer {
   // DeviceRegistry::Observer
   void on_examine(const std::shared_ptr<Device>& device) override;
 
+  // raid/manager_assemble.cpp
+  Result<void> check(const AssembleOptions& options) const;
+  Task<Result<void>> reassemble(std::shared_ptr<Volume> volume, AssembleOptions options);
+  Task<Result<std::vector<NamedLeg>>> look_at(const AssembleOptions& options);
+  Task<Result<NamedLeg>> look_at(std::shared_ptr<Device> device);
+  Task<Result<void>> look_and_assemble(AssembleOptions options);
+  Task<Result<void>> carry_out(AssembleOptions options, AssemblyPlan plan);
+  Task<Result<std::vector<std::shared_ptr<Device>>>> make_way(const AssembleOptions& options, Uuid uuid);
+  Task<Result<void>> bring_online(const AssembleOptions& options, const AssemblyPlan& plan);
+  Result<void> attach_named(Volume& volume, const AssemblyPlan& plan);
+
   std::shared_ptr<Volume> make_volume(std::string name, Uuid uuid, bool superblock, unsigned slots);
   Result<void> check(const CreateOptions& options) const;
   std::shared_ptr<Volume> find(const Uuid& uuid) const;
   // A superblock on a device that is to be a new leg of `volume`: none, or its own (then the device may rejoin).
   Task<Result<void>> check_superblock(Volume& volume, Volume::Slot& slot);
   Task<void> examine(std::shared_ptr<Device> device);
-  Task<void> examine_superblock(std::shared_ptr<Device> device, spec::RaidSuperblock superblock);
+  Task<void> examine_superblock(std::shared_ptr<Device> device, LegContents contents);
+  void set_aside(const std::shared_ptr<Device>& device);
+  Task<void> examine_set_aside();
   Task<void> join_by_name(std::shared_ptr<Device> device);
   Task<void> rejoin(std::shared_ptr<Volume> volume, std::shared_ptr<Device> device, unsigned slot_index,
-                    spec::RaidSuperblock superblock);
+                    LegContents contents);
 
   DeviceRegistry& registry_;
   Random random_;
@@ -81,6 +101,8 @@ class RaidManager final : private DeviceRegistry::Observer {
   RaidEvents events_;
   std::shared_ptr<DmaBuffer> zeroes_;
   std::vector<std::shared_ptr<Volume>> volumes_;
+  std::vector<std::string> assembling_;           // names of volumes that nobody else puts together meanwhile
+  std::vector<std::weak_ptr<Device>> set_aside_;  // with superblocks of volumes in which they had no place
   Gate examinations_;
 };
 

@@ -72,6 +72,7 @@ void MirrorChannel::start(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::io_error, EAGAIN));
     return;
   }
+  trace::note(request.visit, trace::Note::queued);
   waiting_.push_back(request);
   ++waiting_count_;
 }
@@ -89,7 +90,12 @@ bool MirrorChannel::begin(Request& request) noexcept {
     return true;
   }
   Io& io = request.context<Io>();
-  const bool hold = must_hold(request, io) || !may_write(request, io) || !take_order(request, io);
+  const trace::Note why = must_hold(request, io)     ? (io.held_for_write ? trace::Note::ordered : trace::Note::locked)
+                          : !may_write(request, io)  ? trace::Note::marked
+                          : !take_order(request, io) ? trace::Note::ordered
+                                                     : trace::Note{};
+  const bool hold = why != trace::Note{};
+  trace::note(request.visit, why);
   track(request);
   if (hold) {
     held_.push_back(request);
@@ -109,6 +115,8 @@ void MirrorChannel::conclude(Request& request, IoStatus status) noexcept {
     board_->held.ended(static_cast<uint64_t>(static_cast<double>(ticks() - request.submit_ticks) * 1e9 /
                                              static_cast<double>(ticks_per_second())));
   if (io.tracked) untrack(request);
+  if (leaving_ != 0) [[unlikely]]
+    schedule_resume();
   if (!resuming_) [[likely]] {
     finish(request, status);
     return;
@@ -186,7 +194,12 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   }
   give_back(child);
   ports_[tag].leg->read_errors.fetch_add(1, std::memory_order_relaxed);
-  board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = status});
+  board_->report({.tag = tag,
+                  .leg = ports_[tag].leg.get(),
+                  .op = request.op,
+                  .status = status,
+                  .lba = request.lba,
+                  .blocks = request.blocks});
   send_read(request);  // with the child just given back
 }
 
@@ -261,7 +274,7 @@ void MirrorChannel::send_to_all(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::io_error, ENOMEM));
     return;
   }
-  if (request.op != Op::flush) sent_.push_back(request);
+  sent_.push_back(request);
   for_each_tag(io.sent, [&](unsigned tag) {
     if (ports_[tag].channel != nullptr) {
       submit_child(take_child(request, tag));  // answers later, never in here
@@ -326,6 +339,7 @@ void MirrorChannel::park(Request& request) noexcept {
   Io& io = request.context<Io>();
   if (!io.parked) board_->held.now.fetch_add(1, std::memory_order_relaxed);
   io.parked = true;
+  trace::note(request.visit, trace::Note::held);
   for_each_tag(io.failed & (view_->in_sync | view_->rebuilding),
                [&](unsigned tag) { report(tag, request.op, io.error); });
 }
@@ -402,7 +416,9 @@ void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
   if (before->in_sync != view->in_sync || before->rebuilding != view->rebuilding) reported_ = 0;
   for (unsigned tag = 0; tag < kTagsMax; ++tag) {
     Port& port = ports_[tag];
-    if (port.leg != nullptr && port.leg != view->legs[tag]) port.leaving = true;
+    if (port.leg == nullptr || port.leg == view->legs[tag]) continue;
+    port.leaving = true;
+    leaving_ |= mask_of(tag);
   }
   run_retries();  // of legs that leave: at once
   close_idle_ports();

@@ -93,7 +93,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
     std::unique_ptr<Channel> channel;  // null if it could not be opened: the leg then fails every request
     uint32_t outstanding = 0;
     uint64_t read_end = 0;  // where its last read ended
-    bool leaving = false;   // closed as soon as nothing is outstanding
+    bool leaving = false;   // closed as soon as nothing is outstanding and no write that it got waits for others
   };
   // Starts what waited, later in the turn: no completion ever starts other requests from within itself.
   struct Resumer final : Deferred {
@@ -173,6 +173,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   std::shared_ptr<const View> view_;      // what to send to
   std::shared_ptr<const View> released_;  // what to acknowledge by
   std::array<Port, kTagsMax> ports_;
+  LegMask leaving_ = 0;   // ports that are
   LegMask reported_ = 0;  // legs whose failure was reported since the set of legs last changed
   mutable unsigned next_leg_ = 0;
   std::atomic<uint64_t> taken_{0};
@@ -194,7 +195,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   unsigned waiting_count_ = 0;
   List<Request> held_;            // in order of arrival
   unsigned held_for_writes_ = 0;  // of held_
-  List<Request> sent_;
+  List<Request> sent_;            // with flushes
   List<Request> parked_;
   List<Request> concluded_;                         // finished by the resumer
   std::array<RangeLock, kRangeLocksMax> draining_;  // locks that await writes of this channel

@@ -49,6 +49,7 @@ void MirrorChannel::submit_child(Child& child) noexcept {
   child.lba = parent.lba + port.leg->data_offset();
   child.blocks = parent.blocks;
   child.iov = payload == nullptr ? parent.iov : std::span<const iovec>(&payload->piece, 1);
+  child.visit = parent.visit;
   ++port.outstanding;
   // What is unmapped reads as zeroes on legs that unmap; a leg that cannot gets zeroes, or the legs would differ.
   if (child.op == Op::unmap && !leg.can_unmap) child.op = Op::write_zeroes;
@@ -72,6 +73,7 @@ void MirrorChannel::submit_zero_piece(Child& child) noexcept {
   child.zero_blocks_left -= child.blocks;
   child.zero_piece = {zeroes_->data(), child.blocks * leg.block_size};
   child.iov = {&child.zero_piece, 1};
+  child.visit = child.parent->visit;
   port.channel->submit(child);
 }
 
@@ -153,6 +155,8 @@ void MirrorChannel::run_retries() noexcept {
       child.retries = kRetriesMax;
       child_done(child);
     } else if (child.retry_at_ns <= now_ns) {
+      child.visit = child.parent->visit;
+      trace::note(child.visit, trace::Note::retried);
       port.channel->submit(child);
     } else {
       retrying_.push_back(child);
@@ -179,9 +183,20 @@ void MirrorChannel::open_port(const std::shared_ptr<Leg>& leg) noexcept {
       {.tag = leg->tag(), .leg = leg.get(), .op = Op::write, .status = IoStatus::error(IoCode::disconnected)});
 }
 
+// A leg's tag is free for another one once its last port is closed. What a write remembers of its legs by tag must not
+// be taken for the next leg's.
 void MirrorChannel::close_idle_ports() noexcept {
-  for (Port& port : ports_)
-    if (port.leaving && port.outstanding == 0) port = Port{};
+  if (leaving_ == 0) return;
+  LegMask remembered = 0;
+  const auto look = [&](Request& request) { remembered |= request.context<Io>().sent; };
+  sent_.for_each(look);
+  parked_.for_each(look);
+  for (unsigned tag = 0; tag < kTagsMax; ++tag) {
+    Port& port = ports_[tag];
+    if (!port.leaving || port.outstanding > 0 || (remembered & mask_of(tag)) != 0) continue;
+    port = Port{};
+    leaving_ &= static_cast<LegMask>(~mask_of(tag));
+  }
 }
 
 }  // namespace diskengine::raid

@@ -40,7 +40,7 @@ TEST_F(MirrorTest, AReadThatFailsIsServedByTheOtherLeg) {
   create();
   Io write(Op::write, 0, 1, 7);
   ASSERT_EQ(submit(write), IoCode::ok);
-  disk(0).dead = true;
+  disk(0).fails = [](const Request& request) { return request.op == Op::read; };
   for (int i = 0; i < 4; ++i) {
     Io read(Op::read, 0, 1);
     ASSERT_EQ(submit(read), IoCode::ok);

@@ -17,6 +17,8 @@ enum class Mutation : uint8_t {
   skipped_flush,       // regions are cleared without a flush of the legs
   unlocked_copy,       // a copy to a leg does not keep writes off its window
   unordered_writes,    // overlapping writes of different reactors go to the legs as they come
+  wrong_leg,           // of the named legs the one with the oldest superblock is believed
+  old_epoch,           // a writer whose epoch is over may put the volume together
 };
 
 constexpr bool mutated(Mutation mutation) noexcept { return Mutation::DISKENGINE_MUTATION == mutation; }

@@ -220,7 +220,10 @@ void Rebuild::piece_done(Piece& piece) {
   } else if (!piece.writing && !piece.status.ok()) {
     piece.tried |= 1u << piece.source;
     const auto& source = volume_.slots()[piece.source];
-    if (source->leg != nullptr) source->leg->read_errors.fetch_add(1, std::memory_order_relaxed);
+    if (source->leg != nullptr) {
+      source->leg->read_errors.fetch_add(1, std::memory_order_relaxed);
+      volume_.repair(*source, piece.at, piece.count);
+    }
     read_piece(piece);
   } else if (!piece.writing) {
     write_piece(piece);

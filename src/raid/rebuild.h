@@ -38,6 +38,9 @@ class Rebuild {
   void cancel(std::string why);
   // The leg that is copied from failed a write, so what was copied of it may differ: begin again.
   void restart() noexcept { restart_ = true; }
+  bool restarts() const noexcept { return restart_; }
+  // It was cancelled, or its leg is gone.
+  bool stopped() const noexcept;
 
   const Volume::Slot& target() const noexcept { return target_; }
   const Progress& progress() const noexcept { return progress_; }
@@ -68,7 +71,6 @@ class Rebuild {
   void write_piece(Piece& piece);
   void piece_done(Piece& piece);
   void piece_ended(Piece& piece);
-  bool stopped() const noexcept;
   uint64_t window_blocks() const noexcept;
   Window next_window(uint64_t from) const noexcept;
   void window_done(Window window) noexcept;

@@ -31,6 +31,7 @@ class TestDisk final : public Device {
   uint64_t writes = 0;
   uint64_t zero_writes = 0;                           // write_zeroes and unmap requests
   uint64_t data_blocks = 0;                           // that changed behind the first MiB
+  std::function<bool(const Request&)> fails;          // more of its requests
   std::function<void(const Request&)> before_change;  // of what is behind the first MiB
 
   class TestChannel final : public Channel {
@@ -54,6 +55,10 @@ class TestDisk final : public Device {
       return true;
     }
     size_t waiting() const noexcept { return waiting_.size(); }
+    void apply_some(Random& random) {
+      for (const Request* request : waiting_)
+        if (request->op != Op::read && request->op != Op::compare && random.chance(1, 2)) disk_.apply(*request);
+    }
 
    private:
     void start(Request& request) noexcept override {
@@ -102,11 +107,20 @@ class TestDisk final : public Device {
     return completed;
   }
 
-  bool fails_now(const Request& request) noexcept {
+  // What a crash at this moment leaves: of what is under way some is on the medium and some is not.
+  std::vector<uint8_t> after_crash(Random& random) {
+    const std::vector<uint8_t> now = bytes;
+    for (TestChannel* channel : open) channel->apply_some(random);
+    std::vector<uint8_t> left = std::exchange(bytes, now);
+    return left;
+  }
+
+  bool fails_now(const Request& request) {
     if (failing_next > 0) {
       --failing_next;
       return true;
     }
+    if (fails && fails(request)) return true;
     return dead || (dead_for_writes && request.op != Op::read && request.op != Op::compare);
   }
   IoStatus apply(const Request& request) {

@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "raid/mirror_channel.h"
 #include "raid/rebuild.h"
+#include "raid/repair.h"
+#include "raid/scrub.h"
 
 namespace diskengine::raid {
 
@@ -48,7 +50,9 @@ Volume::Volume(Shared shared, std::string name, Uuid uuid, bool superblock, unsi
       uuid_(uuid),
       superblock_(superblock),
       board_(std::make_shared<Board>(main())),
-      superblock_mutex_(main()) {
+      superblock_mutex_(main()),
+      repairs_(std::make_unique<Repairs>(*this)),
+      process_mutex_(main()) {
   DE_ASSERT(slots >= 1 && slots <= kLegsMax);
   for (unsigned i = 0; i < slots; ++i) {
     slots_.push_back(std::make_unique<Slot>());
@@ -63,7 +67,7 @@ Volume::~Volume() {
   board_->on_failure = nullptr;
   board_->on_marks = nullptr;
   for (const auto& slot : slots_) DE_ASSERT(!slot->present());
-  DE_ASSERT(rebuild_ == nullptr);
+  DE_ASSERT(!processes_run());
 }
 
 Volume::Slot* Volume::slot_of_device(const Device& device) noexcept {
@@ -109,6 +113,22 @@ void Volume::expect_from(const spec::RaidSuperblock& superblock) {
     }
     slot.data_offset = disk.data_offset;
     slot.data_size = disk.data_size;
+  }
+}
+
+void Volume::expect_only(const spec::RaidSuperblock& superblock, const std::vector<Uuid>& legs, uint64_t sequence) {
+  expect_from(superblock);
+  sequence_ = sequence;
+  for (const auto& slot : slots_) {
+    const bool named = std::find(legs.begin(), legs.end(), slot->recorded_uuid) != legs.end();
+    if (named && slot->role == SlotRole::empty) expect(slot->index, {}, slot->recorded_uuid);
+    if (named || slot->role == SlotRole::empty) continue;
+    slot->role = SlotRole::empty;
+    slot->uuid = {};
+    slot->recorded = spec::RaidBaseState::missing;
+    slot->left_sequence = sequence + 1;
+    slot->reason = "it was not named when the volume was put together";
+    --operational_;
   }
 }
 
@@ -158,7 +178,8 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
   slot.excluding = slot.confirmed = slot.unsynced = false;
-  slot.found_sequence = 0;
+  slot.found_sequence = slot.found_epoch = 0;
+  slot.found_configured = slot.found_damaged = slot.found_unsynced = false;
   slot.name = info.name;
   slot.uuid = info.uuid;
   slot.data_offset = offset;
@@ -177,7 +198,7 @@ void Volume::detach(Slot& slot, SlotRole role) {
     slot.leg.reset();
   }
   slot.role = role;
-  slot.excluding = slot.unsynced = false;
+  slot.excluding = slot.unsynced = slot.unrecorded = false;
   if (role == SlotRole::empty) {
     slot.name.clear();
     slot.uuid = {};
@@ -218,6 +239,7 @@ void Volume::on_leg_failed(const LegFailure& failure) {
   const std::string what = fmt::format("{} failed: {}", diskengine::name_of(failure.op), name_of(failure.status.code));
   if (reading && failure.status.code != IoCode::disconnected) {
     LOG_WARN("raid", "{}: leg '{}': {}: served by another leg", name_, slot->name, what);
+    repair(*slot, failure.lba, failure.blocks);
     return;
   }
   if (slot->role == SlotRole::in_sync && count_in_sync() == 1) {
@@ -235,12 +257,14 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   const bool was_member = slot.role == SlotRole::in_sync || slot.role == SlotRole::rebuilding;
   if (slot.role == SlotRole::in_sync && count_in_sync() == 1)
     co_return Error(Errc::busy, fmt::format("{}: '{}' is its last leg in sync and cannot leave", name_, slot.name));
+  DE_ASSERT(recorded_as != spec::RaidBaseState::configured);
   const uint64_t attachment = slot.attachments;
   slot.excluding = true;
   slot.reason = reason;
   ++leg_changes_;
-  if (slot.role == SlotRole::in_sync) {
+  if (slot.role == SlotRole::in_sync || slot.recorded == spec::RaidBaseState::configured) {
     slot.recorded = recorded_as;
+    slot.unrecorded = superblock_;
     slot.left_sequence = sequence_ + 1;
     promote_unsynced();
   }
@@ -253,6 +277,7 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   // channel has adopted the view without the leg. If it cannot, they are never acknowledged.
   bool recorded = true;
   if (was_member) recorded = co_await record_exclusion(slot);
+  slot.unrecorded = false;
   if (!recorded) stop_writer(fmt::format("the exclusion of '{}' was not recorded", slot.name));
 
   if (slot.attachments != attachment || !slot.present()) co_return Result<void>{};  // the volume went away meanwhile
@@ -276,6 +301,7 @@ Task<bool> Volume::record_exclusion(Slot& slot) {
               written.error().message());
     co_await sleep_for(main(), kSuperblockRetryNs);
   }
+  slot.unrecorded = false;
   bool confirmed = true;
   if (confirm) confirmed = co_await wait_for_confirmation(slot);
   co_return confirmed;
@@ -327,6 +353,7 @@ DeviceInfo Volume::device_info() const {
   DeviceInfo info;
   info.name = name_;
   info.product_name = "Raid Volume";
+  info.layer = trace::Layer::raid;
   info.uuid = uuid_;
   info.block_size = block_size_;
   info.size_blocks = size_blocks_;
@@ -348,6 +375,7 @@ Task<Result<void>> Volume::go_online_if_complete() {
   const std::shared_ptr<Volume> self = shared_from_this();
   const auto complete = [this] { return operational_ > 0 && count_present() == operational_ && !deleting_; };
   if (state_ != VolumeState::configuring || going_online_ || !complete()) co_return Result<void>{};
+  if (waits_for_assembly()) co_return Result<void>{};
   CO_TRY(choose_size());
   going_online_ = true;
   Result<void> outcome;
@@ -358,8 +386,11 @@ Task<Result<void>> Volume::go_online_if_complete() {
       slot->recorded = spec::RaidBaseState::configured;
       slot->recorded_uuid = slot->uuid;
     }
+    const bool created = sequence_ == 0;
     const bool logged = co_await log_.write_pages(true);
-    outcome = co_await write_superblocks();
+    if (complete()) outcome = co_await write_superblocks();
+    if (created && outcome && complete())
+      outcome = co_await write_superblocks();  // past kSequenceOfCreation: every leg has one
     if (!logged && outcome) outcome = Error(Errc::io_error, fmt::format("{}: its log cannot be written", name_));
   }
   if (outcome && complete()) {
@@ -387,59 +418,6 @@ Task<Result<void>> Volume::go_online_if_complete() {
   co_return Result<void>{};
 }
 
-void Volume::start_next_rebuild() {
-  if (state_ != VolumeState::online || deleting_ || rebuild_ != nullptr) return;
-  for (const auto& slot : slots_)
-    if ((slot->role == SlotRole::attached || slot->unsynced) && !slot->excluding) {
-      spawn(run_rebuild(*slot));
-      return;
-    }
-}
-
-Task<void> Volume::run_rebuild(Slot& slot) {
-  const std::shared_ptr<Volume> self = shared_from_this();
-  const uint64_t attachment = slot.attachments;
-  if (!slot.unsynced) {
-    slot.role = SlotRole::rebuilding;
-    ++operational_;
-  }
-  slot.gets_writes = false;
-  slot.reason = "it is being copied to";
-  rebuild_ = std::make_unique<Rebuild>(*this, slot);
-  Result<void> copied;
-  const bool chosen = co_await choose_copy(slot);
-  if (!chosen) copied = Error(Errc::io_error, "the dirty-region log cannot be written");
-  if (copied) {
-    LOG_INFO("raid", "{}: rebuild of {} regions onto '{}' begins", name_, log_.to_copy().count(), slot.name);
-    log_.arm_sweep();  // what is copied comes off the list
-    copied = co_await rebuild_->run();
-  }
-  const bool still_there = slot.attachments == attachment && slot.present() && !slot.excluding && !deleting_;
-  rebuild_.reset();
-  log_.to_copy().clear_all();
-  const bool promoted = slot.role == SlotRole::in_sync && !slot.unsynced;
-  if (still_there && (copied || promoted)) {
-    slot.unsynced = false;
-    slot.role = SlotRole::in_sync;  // it counts from here; reads go to it once the view says so
-    slot.reason.clear();
-    slot.recorded = spec::RaidBaseState::configured;
-    slot.recorded_uuid = slot.uuid;
-    LOG_INFO("raid", "{}: rebuild onto '{}' is complete", name_, slot.name);
-    if (superblock_) {
-      const Result<void> written = co_await write_superblocks();
-      if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());
-    }
-    co_await sync();
-    announce(EventType::in_sync, &slot, "it was copied to");
-  } else if (still_there) {
-    const Result<void> excluded = co_await exclude(slot, slot.recorded, "rebuild failed: " + copied.error().message());
-    if (!excluded) LOG_WARN("raid", "{}: {}", name_, excluded.error().message());
-  }
-  grow_to_legs();
-  start_next_rebuild();
-  log_.arm_sweep();
-}
-
 void Volume::on_device_removing() {
   if (!deleting_) spawn<Result<void>>(shut_down(false));
 }
@@ -452,6 +430,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
   const bool was_online = state_ == VolumeState::online;
   state_ = VolumeState::offline;
   if (rebuild_ != nullptr) rebuild_->cancel("the volume is being deleted");
+  if (scrub_ != nullptr) scrub_->stop("the volume is being deleted");
   if (clear_superblock && superblock_) co_await clear_superblocks();
 
   Result<void> outcome;
@@ -462,7 +441,7 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
       while (!device_.expired()) co_await sleep_for(main(), 1'000'000);
     }
   }
-  while (rebuild_ != nullptr) co_await sleep_for(main(), 1'000'000);
+  while (processes_run()) co_await sleep_for(main(), 1'000'000);
   if (was_online && !fenced_ && outcome) co_await log_.close();
   std::vector<std::weak_ptr<Leg>> draining;
   for (const auto& slot : slots_) {

@@ -26,6 +26,8 @@
 namespace diskengine::raid {
 
 class Rebuild;
+class Repairs;
+class Scrub;
 class RaidDevice;
 
 struct RaidOptions {
@@ -69,6 +71,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     unsigned index = 0;
     SlotRole role = SlotRole::empty;
     bool excluding = false;                 // on its way out: counts as gone
+    bool unrecorded = false;                // in the superblocks of the others it is still in sync
     bool confirmed = false;                 // whoever keeps the record has this leg out already
     OneShot<bool>* confirmation = nullptr;  // its exclusion waits for this
     std::string name;                       // of the device; empty if unknown
@@ -81,6 +84,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     bool gets_writes = false;       // by the rebuild under way: every channel sends it what it has to have
     uint64_t found_sequence = 0;    // of the superblock that its leg brought along; 0: none of this volume
     bool found_configured = false;  // that superblock calls the leg in sync
+    uint64_t found_epoch = 0;       // in the header of the log that it brought along; 0: none
+    bool found_damaged = false;     // that header cannot be believed
+    bool found_unsynced = false;    // that header says it was not the leg to read
     uint64_t left_sequence = 0;     // of the first superblock that calls the leg in `recorded_uuid` out
     uint64_t attachments = 0;       // tells one leg in this slot from the next
     std::shared_ptr<Leg> leg;
@@ -107,6 +113,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // Before the volume is online: what is known of slot `index`.
   void expect(unsigned index, std::string device_name, const Uuid& device_uuid);
   void expect_from(const spec::RaidSuperblock& superblock);
+  // As the superblock says, but in sync are `legs`, by somebody's record, and no others; those that are not among them
+  // left with this assembly, which comes after the superblock with number `sequence`.
+  void expect_only(const spec::RaidSuperblock& superblock, const std::vector<Uuid>& legs, uint64_t sequence);
   // Claims `device` for the slot. Checks block size, size and limits against what the volume needs.
   Result<void> attach(Slot& slot, const std::shared_ptr<Device>& device);
   // Lets the slot's device go (drained by its channels) and makes the slot empty or expected again.
@@ -119,16 +128,35 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // Takes a leg out of an online volume; the others go on. The last one in sync does not go this way: Errc::busy.
   Task<Result<void>> exclude(Slot& slot, spec::RaidBaseState recorded_as, std::string reason);
 
+  // Before the volume is online: somebody keeps the record of its legs and has put it together under this epoch.
+  void assembled_under(uint64_t epoch, bool confirm_exclusions) noexcept;
+  // Found by its superblocks, and somebody keeps the record of its legs: only who knows that record may put it
+  // together.
+  bool waits_for_assembly() const noexcept;
+  // Whether somebody keeps the record of its legs.
+  bool managed() const noexcept { return epoch_ != 0; }
+  uint64_t epoch() const noexcept { return epoch_; }
+  bool fenced() const noexcept { return fenced_; }
+
   // With `confirm_exclusions`, from now on no leg that is in sync leaves before confirm_exclusion() was called for it:
   // the writes that it lacks wait, and an `exclusion_wanted` event says so. Otherwise exclusions count once they are
-  // in the superblocks. Epochs only rise; Errc::conflict: this one is over, or the writer was fenced.
-  Result<void> set_epoch(uint64_t epoch, bool confirm_exclusions);
+  // in the superblocks. Returns when the legs' logs say the epoch. Epochs only rise; Errc::conflict: this one is over,
+  // or the writer was fenced; io_error: a leg could not be written and leaves, say it again.
+  Task<Result<void>> set_epoch(uint64_t epoch, bool confirm_exclusions);
   // The exclusion of `leg` (name or UUID of its device) is on record under `epoch`. Of a leg that is well it is an
   // order to exclude it. Errc::conflict: another epoch than the volume's; no_device: no such leg; busy: the last one.
   Task<Result<void>> confirm_exclusion(uint64_t epoch, std::string leg);
   // A later `epoch` began: when this returns no reactor acknowledges anything any more, nor ever will. Held writes and
   // new requests fail with IoCode::fenced. Errc::conflict: `epoch` is not later than the volume's own.
   Task<Result<void>> fence(uint64_t epoch);
+
+  // Compares all legs in sync (raid/scrub.h). Errc::already_exists: a scrub is under way; busy: it is not online.
+  Result<void> start_scrub(uint64_t max_bandwidth_mb_sec);
+  // Returns when it has ended; its findings stay until the next one. Errc::not_found: none is under way.
+  Task<Result<void>> stop_scrub();
+  const Scrub* scrub() const noexcept { return scrub_.get(); }
+  const Repairs& repairs() const noexcept { return *repairs_; }
+  std::string scrub_json() const;
 
   // Unregisters the device, writes zeroes over superblocks if told, and lets every leg go. Errc::timed_out: its users
   // did not let go of it in time; it is gone from the registry and its legs are released all the same.
@@ -138,11 +166,13 @@ class Volume final : public std::enable_shared_from_this<Volume> {
 
   // SPDK's description of a RAID volume and our additions, as JSON text without name; for driver_specific too.
   std::string info_json();
-  std::string epoch_json() const;  // a part of it
+  uint64_t known_epoch() const noexcept;  // its own; before it is put together, the latest in its legs' logs
+  std::string epoch_json() const;         // a part of it
+  std::string why_configuring() const;    // for people
   // The bdev_raid_create call that makes it again; empty if its superblocks do.
   std::string config_json() const;
 
-  // For Rebuild.
+  // For Rebuild, Repairs and Scrub.
   Reactor& main() const noexcept { return shared_.registry.main_reactor(); }
   const RaidOptions& options() const noexcept { return shared_.options; }
   Board& board() noexcept { return *board_; }
@@ -156,14 +186,23 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<unsigned> lock_range(uint64_t begin, uint64_t end);
   void unlock_range(unsigned lock) noexcept { locks_[lock] = RangeLock{}; }
   Task<Result<void>> write_superblocks();
+  bool rebuilding() const noexcept { return rebuild_ != nullptr; }
+  // One of repairs and scrub at a time.
+  TaskMutex& process_mutex() noexcept { return process_mutex_; }
+  void announce(EventType type, const Slot* slot, std::string reason);
+  // The leg could not read these blocks, or write what a process wrote.
+  void repair(Slot& slot, uint64_t lba, uint64_t blocks);
+  void leg_failed_write(const Slot& slot, IoStatus status);
 
   // For DirtyLog, and of it (volume_log.cpp).
   DirtyLog& dirty_log() noexcept { return log_; }
   bool keeps_log(const Slot& slot) const noexcept;
   bool legs_are_well() const noexcept;
+  // Whether the superblocks still call a leg in sync that is on its way out: it may lack marks that the others have.
+  bool exclusion_unrecorded() const noexcept;
   // Higher with every leg that leaves.
   uint64_t leg_changes() const noexcept { return leg_changes_; }
-  void note_found(Slot& slot, const spec::RaidSuperblock& superblock);
+  static void note_found(Slot& slot, const LegContents& contents);
 
  private:
   friend class RaidDevice;
@@ -179,7 +218,6 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<bool> record_exclusion(Slot& slot);
   // volume_epoch.cpp
   Event event_of(EventType type, const Slot* slot, std::string reason) const;
-  void announce(EventType type, const Slot* slot, std::string reason);
   Result<void> check_epoch(uint64_t epoch) const;
   void stop_writer(std::string reason);
   void wake_confirmations();
@@ -190,7 +228,11 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   unsigned count_present() const noexcept;
   void choose_log();
   Task<void> load_log();
+  const Slot* choose_source() const noexcept;
+  Task<std::optional<spec::RaidDirtyLogHeader>> load_header_of(Slot& slot);
+  Task<void> load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>& known);
   Task<void> load_log_of(Slot& slot, std::vector<bool>& known);
+  Task<bool> load_log_of_returned(Slot& slot);
   Task<Result<void>> store_log_header(Slot& slot);
   Task<bool> choose_copy(Slot& slot);
   void promote_unsynced();
@@ -200,7 +242,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   spec::RaidSuperblock superblock_now() const;
   Result<void> choose_size();
   DeviceInfo device_info() const;
+  bool processes_run() const noexcept;
   Task<void> run_rebuild(Slot& slot);
+  Task<Result<void>> copy_and_record(Slot& slot);
 
   Shared shared_;
   std::string name_;
@@ -210,9 +254,11 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   bool going_online_ = false;
   bool deleting_ = false;
   bool creating_ = false;
-  uint64_t epoch_ = 0;     // 0: none was given
-  bool confirms_ = false;  // exclusions count only when confirmed
-  bool fenced_ = false;    // for good
+  bool assembled_ = false;       // by who keeps the record
+  uint64_t epoch_ = 0;           // 0: none was given
+  uint64_t recorded_epoch_ = 0;  // the legs' logs say it
+  bool confirms_ = false;        // exclusions count only when confirmed
+  bool fenced_ = false;          // for good
   std::string fence_reason_;
   unsigned operational_ = 0;    // legs that are, or are expected to be, working
   uint32_t block_size_ = 0;     // bytes; 0 until the first leg
@@ -236,6 +282,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   DirtyLog log_{*this};
   uint64_t leg_changes_ = 0;
   std::unique_ptr<Rebuild> rebuild_;
+  std::unique_ptr<Repairs> repairs_;
+  TaskMutex process_mutex_;
+  std::unique_ptr<Scrub> scrub_;  // the last one
 };
 
 // What the registry lists: a thin face of the volume for the layers above.

@@ -35,24 +35,50 @@ Result<void> Volume::check_epoch(uint64_t epoch) const {
                   name_, fence_reason_, epoch));
 }
 
-Result<void> Volume::set_epoch(uint64_t epoch, bool confirm_exclusions) {
-  TRY(check_epoch(epoch));
+void Volume::assembled_under(uint64_t epoch, bool confirm_exclusions) noexcept {
+  DE_ASSERT(state_ == VolumeState::configuring && epoch != 0);
+  assembled_ = true;
+  epoch_ = epoch;
+  confirms_ = confirm_exclusions;
+}
+
+// A log that nobody can read may have held an epoch, unless another leg's says that there was none.
+bool Volume::waits_for_assembly() const noexcept {
+  if (assembled_ || state_ != VolumeState::configuring) return false;
+  bool damaged = false;
+  bool free = false;
+  for (const auto& slot : slots_) {
+    if (!slot->present() || slot->found_sequence == 0) continue;
+    if (slot->found_epoch != 0) return true;
+    (slot->found_damaged ? damaged : free) = true;
+  }
+  return damaged && !free;
+}
+
+Task<Result<void>> Volume::set_epoch(uint64_t epoch, bool confirm_exclusions) {
+  const std::shared_ptr<Volume> self = shared_from_this();
+  CO_TRY(check_epoch(epoch));
+  if (waits_for_assembly())
+    co_return Error(Errc::busy, fmt::format("{}: it waits to be put together by diskengine_raid_assemble", name_));
   if (epoch < epoch_)
-    return Error(Errc::conflict, fmt::format("{}: it is in epoch {}: epoch {} is over", name_, epoch_, epoch));
+    co_return Error(Errc::conflict, fmt::format("{}: it is in epoch {}: epoch {} is over", name_, epoch_, epoch));
   const bool changed = epoch != epoch_ || confirm_exclusions != confirms_;
   epoch_ = epoch;
   confirms_ = confirm_exclusions;
-  if (!changed) return {};
-  LOG_INFO("raid", "{}: epoch {}, exclusions count {}", name_, epoch_, confirms_ ? "when confirmed" : "at once");
+  if (changed)
+    LOG_INFO("raid", "{}: epoch {}, exclusions count {}", name_, epoch_, confirms_ ? "when confirmed" : "at once");
   for (const auto& slot : slots_) {
-    if (slot->confirmation == nullptr) continue;
+    if (!changed || slot->confirmation == nullptr) continue;
     if (confirms_) {
       announce(EventType::exclusion_wanted, slot.get(), slot->reason);  // under the new epoch
     } else if (!slot->confirmation->is_set()) {
       slot->confirmation->set(true);
     }
   }
-  return {};
+  // From here on nobody puts the volume together who does not know of the epoch.
+  if (!superblock_ || state_ != VolumeState::online || recorded_epoch_ >= epoch) co_return Result<void>{};
+  const Result<void> recorded = co_await write_superblocks();
+  co_return recorded;
 }
 
 Task<Result<void>> Volume::confirm_exclusion(uint64_t epoch, std::string leg) {

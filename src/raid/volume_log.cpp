@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/log.h"
 #include "raid/rebuild.h"
@@ -23,6 +24,10 @@ bool Volume::legs_are_well() const noexcept {
   });
 }
 
+bool Volume::exclusion_unrecorded() const noexcept {
+  return std::any_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->unrecorded; });
+}
+
 void Volume::choose_log() {
   const bool room = std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
     return !slot->present() || slot->data_offset * block_size_ >= spec::kRaidDataOffsetBytes;
@@ -30,13 +35,12 @@ void Volume::choose_log() {
   log_.reset(superblock_ && room, shared_.random.next(), block_size_, size_blocks_, options().log_region_kb);
 }
 
-// What the slot's leg knows of the volume by itself: its superblock.
-void Volume::note_found(Slot& slot, const spec::RaidSuperblock& superblock) {
-  slot.found_sequence = superblock.seq_number;
-  slot.found_configured =
-      std::any_of(superblock.base_bdevs.begin(), superblock.base_bdevs.end(), [&](const spec::RaidBaseDisk& disk) {
-        return disk.uuid == slot.uuid && disk.state == spec::RaidBaseState::configured;
-      });
+// What the slot's leg knows of the volume by itself.
+void Volume::note_found(Slot& slot, const LegContents& contents) {
+  slot.found_sequence = contents.sequence();
+  slot.found_configured = contents.configured(slot.uuid);
+  slot.found_epoch = contents.epoch();
+  slot.found_damaged = contents.log_damaged;
 }
 
 // Before the volume is online: marks what its legs' logs call dirty, or everything if none can be believed, and calls
@@ -60,45 +64,42 @@ Task<void> Volume::load_log() {
   for (uint64_t region = 0; region < log_.regions(); ++region)
     if (strangers || !known[region / spec::kRaidDirtyLogRegionsPerPage]) log_.mark(region);
   if (log_.marked().empty()) co_return;
-  const Slot* first = nullptr;
-  for (const auto& slot : slots_) {
-    if (!slot->present()) continue;
-    if (first == nullptr && slot->found_sequence == newest) {
-      first = slot.get();
-    } else {
-      slot->unsynced = true;
-    }
-  }
+  const Slot* first = choose_source();
+  for (const auto& slot : slots_) slot->unsynced = slot->present() && slot.get() != first;
   LOG_WARN("raid", "{}: was not stopped in order, or a leg is out: up to {} of {} regions may differ; '{}' is read",
            name_, log_.marked().count(), log_.regions(), first->name);
 }
 
-Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
+// The header of the leg's log, if the log is to be believed.
+Task<std::optional<spec::RaidDirtyLogHeader>> Volume::load_header_of(Slot& slot) {
   const uint64_t attachment = slot.attachments;
   DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
-  const spec::RaidDirtyLogPageView page(buffer.data(), spec::kRaidDirtyLogPageBytes);
   const uint64_t first = spec::kRaidDirtyLogOffsetBytes / block_size_;
-  const uint64_t blocks = spec::kRaidDirtyLogPageBytes / block_size_;
-  IoStatus status = co_await control_io(*slot.control, Op::read, first, buffer.span(), false);
-  if (!status.ok() || slot.attachments != attachment || !slot.present()) co_return;
-  const Result<spec::RaidDirtyLogHeader> header = spec::decode_raid_dirty_log_header(page);
+  const IoStatus status = co_await control_io(*slot.control, Op::read, first, buffer.span(), false);
+  if (!status.ok() || slot.attachments != attachment || !slot.present()) co_return std::nullopt;
+  const Result<spec::RaidDirtyLogHeader> header =
+      spec::decode_raid_dirty_log_header(spec::RaidDirtyLogPageView(buffer.data(), spec::kRaidDirtyLogPageBytes));
   const bool believed = header && header->volume_uuid == uuid_ && header->sequence == slot.found_sequence &&
                         header->region_blocks == log_.region_blocks() && header->region_count == log_.regions() &&
                         header->block_size == block_size_;
-  if (!believed) {
-    LOG_WARN("raid", "{}: the dirty-region log of '{}' is not believed: {}", name_, slot.name,
-             header ? "the volume was in use without it" : header.error().message());
-    co_return;
-  }
-  epoch_ = std::max(epoch_, header->epoch);
-  for (size_t i = 0; i < slots_.size() && i < header->left.size(); ++i)
-    if (slots_[i]->recorded_uuid == header->left[i].uuid)
-      slots_[i]->left_sequence = std::max(slots_[i]->left_sequence, header->left[i].sequence);
+  if (believed) co_return *header;
+  LOG_WARN("raid", "{}: the dirty-region log of '{}' is not believed: {}", name_, slot.name,
+           header ? "the volume was in use without it" : header.error().message());
+  co_return std::nullopt;
+}
+
+// Marks what the pages of the leg's log mark; `known` are those that could be read.
+Task<void> Volume::load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>& known) {
+  const uint64_t attachment = slot.attachments;
+  DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
+  const spec::RaidDirtyLogPageView page(buffer.data(), spec::kRaidDirtyLogPageBytes);
+  const uint64_t blocks = spec::kRaidDirtyLogPageBytes / block_size_;
+  const uint64_t first = spec::kRaidDirtyLogOffsetBytes / block_size_ + blocks;
   for (uint32_t i = 0; i < known.size(); ++i) {
-    status = co_await control_io(*slot.control, Op::read, first + (1 + i) * blocks, buffer.span(), false);
+    const IoStatus status = co_await control_io(*slot.control, Op::read, first + i * blocks, buffer.span(), false);
     if (slot.attachments != attachment || !slot.present()) co_return;
     if (!status.ok()) continue;
-    const auto bits = spec::decode_raid_dirty_log_page(page, header->log_id, i);
+    const auto bits = spec::decode_raid_dirty_log_page(page, log_id, i);
     if (!bits) {
       LOG_WARN("raid", "{}: '{}': {}", name_, slot.name, bits.error().message());
       continue;
@@ -111,6 +112,38 @@ Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
   }
 }
 
+// The leg that is read until the others are like it: the newest, and of several the one that was read before.
+const Volume::Slot* Volume::choose_source() const noexcept {
+  const auto rank = [](const Slot& slot) {
+    return std::tuple(slot.found_epoch, slot.found_sequence, !slot.found_unsynced);
+  };
+  const Slot* best = nullptr;
+  for (const auto& slot : slots_)
+    if (slot->present() && (best == nullptr || rank(*slot) > rank(*best))) best = slot.get();
+  return best;
+}
+
+Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
+  const std::optional<spec::RaidDirtyLogHeader> header = co_await load_header_of(slot);
+  if (!header || !slot.present()) co_return;
+  epoch_ = std::max(epoch_, header->epoch);
+  slot.found_unsynced = (header->unsynced & 1u << slot.index) != 0;
+  for (size_t i = 0; i < slots_.size() && i < header->left.size(); ++i)
+    if (slots_[i]->recorded_uuid == header->left[i].uuid)
+      slots_[i]->left_sequence = std::max(slots_[i]->left_sequence, header->left[i].sequence);
+  co_await load_pages_of(slot, header->log_id, known);
+}
+
+// A leg that returns may have got writes after the others last heard of it: what its own log marks is copied as well.
+// False: that log says nothing.
+Task<bool> Volume::load_log_of_returned(Slot& slot) {
+  const std::optional<spec::RaidDirtyLogHeader> header = co_await load_header_of(slot);
+  if (!header || !slot.present()) co_return false;
+  std::vector<bool> known(spec::raid_dirty_log_pages(log_.regions()), false);
+  co_await load_pages_of(slot, header->log_id, known);
+  co_return std::all_of(known.begin(), known.end(), [](bool read) { return read; });
+}
+
 Task<Result<void>> Volume::store_log_header(Slot& slot) {
   if (!log_.persistent() || log_.regions() == 0) co_return Result<void>{};
   spec::RaidDirtyLogHeader header;
@@ -121,7 +154,10 @@ Task<Result<void>> Volume::store_log_header(Slot& slot) {
   header.region_blocks = log_.region_blocks();
   header.region_count = log_.regions();
   header.block_size = block_size_;
-  for (size_t i = 0; i < slots_.size(); ++i) header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
+    if (slots_[i]->unsynced) header.unsynced |= 1u << i;
+  }
   DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
   spec::encode(header, spec::RaidDirtyLogPageSpan(buffer.data(), spec::kRaidDirtyLogPageBytes));
   const IoStatus status =
@@ -139,7 +175,12 @@ Task<bool> Volume::choose_copy(Slot& slot) {
   const bool returns = slot.unsynced || (slot.recorded_uuid == slot.uuid && slot.found_sequence != 0 &&
                                          (!slot.found_configured || slot.found_sequence < slot.left_sequence));
   slot.copied_in_full = !log_.persistent() || !returns;
+  if (!slot.copied_in_full && !slot.unsynced) {
+    const bool known = co_await load_log_of_returned(slot);
+    slot.copied_in_full = !known;
+  }
   log_.to_copy().clear_all();
+  DE_ASSERT(slot.unsynced || slot.recorded != spec::RaidBaseState::configured);
   if (slot.copied_in_full) {
     log_.mark_all();
     log_.to_copy().set_all();

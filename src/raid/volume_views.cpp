@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "raid/mutation.h"
 #include "raid/rebuild.h"
+#include "raid/repair.h"
+#include "raid/scrub.h"
 #include "raid/volume.h"
 
 namespace diskengine::raid {
@@ -106,10 +108,12 @@ Task<Result<void>> Volume::write_superblocks() {
   if (fenced_) co_return Error(Errc::conflict, fmt::format("{}: its writer was stopped for good", name_));
   co_await superblock_mutex_.lock();
   ++sequence_;
+  const uint64_t epoch = epoch_;
   const std::vector<uint8_t> bytes = spec::encode(superblock_now());
   Result<void> outcome;
   for (const auto& slot : slots_) {
-    if (!slot->present() || slot->excluding || slot->role == SlotRole::expected) continue;
+    if (!slot->present() || slot->excluding) continue;
+    if (state_ == VolumeState::online && slot->role == SlotRole::attached) continue;  // none of its legs yet
     const uint64_t attachment = slot->attachments;
     Result<void> stored = co_await store_superblock(*slot->control, bytes);
     if (stored && slot->attachments == attachment && slot->present()) stored = co_await store_log_header(*slot);
@@ -118,6 +122,7 @@ Task<Result<void>> Volume::write_superblocks() {
     if (state_ == VolumeState::online && (slot->role != SlotRole::in_sync || count_in_sync() > 1))
       spawn<Result<void>>(exclude(*slot, spec::RaidBaseState::failed, stored.error().message()));
   }
+  if (outcome) recorded_epoch_ = std::max(recorded_epoch_, epoch);
   superblock_mutex_.unlock();
   co_return outcome;
 }
@@ -181,6 +186,13 @@ std::string process_json(const Rebuild& rebuild, uint64_t now_ns, uint32_t block
 
 }  // namespace
 
+uint64_t Volume::known_epoch() const noexcept {
+  uint64_t epoch = epoch_;
+  if (state_ == VolumeState::configuring)
+    for (const auto& slot : slots_) epoch = std::max(epoch, slot->found_epoch);
+  return epoch;
+}
+
 std::string Volume::epoch_json() const {
   std::string waiting;
   for (const auto& slot : slots_)
@@ -190,8 +202,15 @@ std::string Volume::epoch_json() const {
   const auto ms = [](const std::atomic<uint64_t>& ns) { return static_cast<double>(ns.load()) / 1e6; };
   return fmt::format(R"("epoch":{},"confirms_exclusions":{},"fenced":{},"exclusions_wanted":[{}],)"
                      R"("held_writes":{{"now":{},"total":{},"last_ms":{:.3f},"max_ms":{:.3f}}})",
-                     epoch_, confirms_, fenced_, waiting, board_->held.now.load(), board_->held.total.load(),
+                     known_epoch(), confirms_, fenced_, waiting, board_->held.now.load(), board_->held.total.load(),
                      ms(board_->held.last_ns), ms(board_->held.max_ns));
+}
+
+std::string Volume::why_configuring() const {
+  if (waits_for_assembly())
+    return fmt::format("somebody keeps the record of its legs (epoch {}): diskengine_raid_assemble puts it together",
+                       known_epoch());
+  return fmt::format("{} of {} base bdevs that it needs are there", count_present(), operational_);
 }
 
 std::string Volume::info_json() {
@@ -199,8 +218,11 @@ std::string Volume::info_json() {
       R"({{"uuid":"{}","strip_size_kb":0,"state":"{}","raid_level":"raid1","superblock":{},"num_base_bdevs":{},)"
       R"("num_base_bdevs_discovered":{},"num_base_bdevs_operational":{},"num_base_bdevs_in_sync":{})",
       uuid_.to_string(), name_of(state_), superblock_, slots_.size(), count_present(), operational_, count_in_sync());
+  if (state_ == VolumeState::configuring) out += fmt::format(R"(,"reason":{})", quoted(why_configuring()));
   if (rebuild_ != nullptr && rebuild_->target().role == SlotRole::rebuilding && !rebuild_->target().excluding)
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
+  if (scrub_ != nullptr) out += ",\"scrub\":" + scrub_json();
+  out += ",\"repairs\":" + repairs_->json();
   out += "," + epoch_json() + ",\"base_bdevs_list\":[";
   for (const auto& slot : slots_) out += (slot->index == 0 ? "" : ",") + slot_json(*slot);
   return out + "]}";

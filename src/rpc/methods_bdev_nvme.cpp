@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cmath>
 
+#include "fabric/pcie/pci_device.h"
 #include "nvme/discovery.h"
 #include "rpc/params.h"
 
@@ -37,6 +38,14 @@ std::string upper(std::string text) {
   return text;
 }
 
+constexpr char kPcie[] = "PCIe";
+
+// Transport types are written in capitals, all but one.
+std::string transport_type(const std::string& text) {
+  const std::string type = upper(text);
+  return type == upper(kPcie) ? kPcie : type;
+}
+
 // The name SPDK prints for an address family, or an empty string if there is no such family.
 std::string address_family(const std::string& text) {
   const std::string wanted = upper(text);
@@ -60,16 +69,21 @@ nvme::LossPolicy loss_policy(const json::object& params, const nvme::LossPolicy&
 Result<nvme::ControllerOptions> controller_options(const json::object& params, const HostManager& host) {
   nvme::ControllerOptions options;
   options.name = text_param(params, "name");
-  options.address.transport = upper(text_param(params, "trtype"));
+  options.address.transport = transport_type(text_param(params, "trtype"));
   options.address.address = text_param(params, "traddr");
+  options.host_nqn = text_param_or(params, "hostnqn", "");
+  options.loss = loss_policy(params, host.options().loss);
+  if (options.address.transport == kPcie) {
+    options.address_family.clear();
+    TRY_ASSIGN(options.address.address, fabric::pcie::normal_pci_address(options.address.address));
+    return options;
+  }
   options.address.service = text_param_or(params, "trsvcid", "4420");
   const std::string family = text_param_or(params, "adrfam", "");
   options.address_family = family.empty() ? (options.address.address.find(':') != std::string::npos ? "IPv6" : "IPv4")
                                           : address_family(family);
   if (options.address_family.empty())
     return Error(Errc::invalid_argument, fmt::format("Failed to parse adrfam: {}", family));
-  options.host_nqn = text_param_or(params, "hostnqn", "");
-  options.loss = loss_policy(params, host.options().loss);
   return options;
 }
 
@@ -78,7 +92,7 @@ Task<Reply> attach(HostManager& host, json::object params) {
   if (!parsed) co_return parsed.error();
   nvme::ControllerOptions options = std::move(*parsed);
   options.subsystem_nqn = text_param_or(params, "subnqn", "");
-  if (options.subsystem_nqn.empty())
+  if (options.subsystem_nqn.empty() && options.address.transport != kPcie)
     co_return Error(Errc::invalid_argument,
                     fmt::format("subnqn must be given for transport type {}", options.address.transport));
   options.address.host_address = text_param_or(params, "hostaddr", "");
@@ -123,8 +137,13 @@ Task<Reply> attach(HostManager& host, json::object params) {
 
 Task<Reply> detach(HostManager& host, json::object params) {
   nvme::PathFilter filter;
-  filter.transport = upper(text_param_or(params, "trtype", ""));
+  filter.transport = transport_type(text_param_or(params, "trtype", ""));
   filter.address = text_param_or(params, "traddr", "");
+  if (filter.transport == kPcie && !filter.address.empty()) {
+    Result<std::string> address = fabric::pcie::normal_pci_address(filter.address);
+    if (!address) co_return address.error();
+    filter.address = std::move(*address);
+  }
   filter.service = text_param_or(params, "trsvcid", "");
   filter.subsystem_nqn = text_param_or(params, "subnqn", "");
   filter.host_address = text_param_or(params, "hostaddr", "");
@@ -226,6 +245,7 @@ fabric::HostQueueStats sum_of(const std::vector<std::shared_ptr<nvme::QueueLink>
     sum.nvme_completions += one.nvme_completions;
     sum.queued_requests += one.queued_requests;
     sum.submitted_requests += one.submitted_requests;
+    sum.system_calls += one.system_calls;
     sum.direct_requests += one.direct_requests;
   }
   return sum;
@@ -247,7 +267,7 @@ Task<Reply> get_transport_statistics(HostManager& host, std::vector<Reactor*> re
   json::array groups;
   for (Reactor* reactor : reactors) {
     json::array transports;
-    for (const std::string type : {"TCP", "RDMA"}) {
+    for (const std::string type : {"TCP", "RDMA", kPcie}) {
       std::vector<std::shared_ptr<nvme::QueueLink>> links = links_on(host, *reactor, type);
       if (type != "TCP" && links.empty()) continue;
       std::function<fabric::HostQueueStats()> work = [links = std::move(links)] { return sum_of(links); };
@@ -260,7 +280,8 @@ Task<Reply> get_transport_statistics(HostManager& host, std::vector<Reactor*> re
                              {"nvme_completions", sum.nvme_completions},
                              {"queued_requests", sum.queued_requests},
                              {"submitted_requests", sum.submitted_requests}};
-      if (type == "RDMA") transport["direct_requests"] = sum.direct_requests;
+      if (type == kPcie) transport["doorbell_updates"] = sum.system_calls;
+      if (type != "TCP") transport["direct_requests"] = sum.direct_requests;
       transports.push_back(std::move(transport));
     }
     groups.emplace_back(json::object{{"thread", reactor->name()}, {"transports", std::move(transports)}});
@@ -324,6 +345,8 @@ Task<Reply> start_discovery(HostManager& host, json::object params) {
   if (!parsed_options) co_return parsed_options.error();
   nvme::DiscoveryOptions options;
   options.controller = std::move(*parsed_options);
+  if (options.controller.address.transport == kPcie)
+    co_return Error(Errc::invalid_argument, "there is no discovery service on the PCI bus");
   if (!has(params, "trsvcid")) options.controller.address.service = "8009";
   options.name = options.controller.name;
   const uint64_t timeout_ms = uint_param(params, "attach_timeout_ms");

@@ -93,10 +93,27 @@ Result<std::shared_ptr<raid::Volume>> volume_of(raid::RaidManager& manager, cons
   return volume;
 }
 
+Task<Reply> assemble(raid::RaidManager& manager, json::object params) {
+  raid::AssembleOptions options;
+  options.name = text_param(params, "name");
+  options.uuid = uuid_param(params, "uuid").value_or(Uuid{});
+  options.epoch = uint_param(params, "epoch");
+  options.confirm_exclusions = bool_param(params, "confirm_exclusions");
+  options.slots = static_cast<unsigned>(uint_param(params, "num_base_bdevs"));
+  options.create = bool_param(params, "create");
+  for (const json::value& base : param(params, "base_bdevs").as_array())
+    options.base_bdevs.emplace_back(base.as_string());
+  Task<Result<void>> assembling = manager.assemble(std::move(options));
+  const Result<void> assembled = co_await assembling;
+  co_return answer(assembled, "cannot put the volume together");
+}
+
 Task<Reply> set_epoch(raid::RaidManager& manager, json::object params) {
   const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
   CO_TRY(volume);
-  const Result<void> set = (*volume)->set_epoch(uint_param(params, "epoch"), bool_param(params, "confirm_exclusions"));
+  Task<Result<void>> setting =
+      (*volume)->set_epoch(uint_param(params, "epoch"), bool_param(params, "confirm_exclusions"));
+  const Result<void> set = co_await setting;
   co_return answer(set, "cannot set the epoch");
 }
 
@@ -114,6 +131,30 @@ Task<Reply> fence(raid::RaidManager& manager, json::object params) {
   Task<Result<void>> fencing = (*volume)->fence(uint_param(params, "epoch"));
   const Result<void> fenced = co_await fencing;
   co_return answer(fenced, "the volume is not fenced");
+}
+
+// --- Scrubs
+// ------------------------------------------------------------------------------------------------------------
+
+Task<Reply> scrub_start(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  const uint64_t limit = uint_param_or(params, "max_bandwidth_mb_sec", manager.options().process_max_bandwidth_mb_sec);
+  co_return answer((*volume)->start_scrub(limit), "the scrub is not started");
+}
+
+Task<Reply> scrub_stop(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  Task<Result<void>> stopping = (*volume)->stop_scrub();
+  const Result<void> stopped = co_await stopping;
+  co_return answer(stopped, "no scrub is stopped");
+}
+
+Task<Reply> scrub_status(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  co_return json::parse((*volume)->scrub_json());
 }
 
 json::object event_object(const raid::Event& event) {
@@ -153,10 +194,14 @@ void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
   methods.add("bdev_raid_delete", with(remove));
   methods.add("bdev_raid_add_base_bdev", with(add_base));
   methods.add("bdev_raid_remove_base_bdev", with(remove_base));
+  methods.add("diskengine_raid_assemble", with(assemble));
   methods.add("diskengine_raid_set_epoch", with(set_epoch));
   methods.add("diskengine_raid_confirm_exclusion", with(confirm_exclusion));
   methods.add("diskengine_raid_fence", with(fence));
   methods.add("diskengine_raid_wait_events", with(wait_events));
+  methods.add("diskengine_raid_scrub_start", with(scrub_start));
+  methods.add("diskengine_raid_scrub_stop", with(scrub_stop));
+  methods.add("diskengine_raid_scrub_status", with(scrub_status));
 }
 
 }  // namespace diskengine::rpc

@@ -28,6 +28,9 @@ struct io_uring_sqe;
 namespace diskengine {
 
 class Reactor;
+namespace trace {
+class Recorder;
+}
 
 // Receives the completion of one io_uring submission. Owned by the submitter, alive until the completion came (the last
 // one, for multishot operations: the one without IORING_CQE_F_MORE).
@@ -197,6 +200,9 @@ class Reactor {
     return batch_ticks_;
   }
   const Stats& stats() const noexcept { return stats_; }
+  // Who records what I/Os do that start on this reactor; nullptr: nobody. Set before run().
+  trace::Recorder* recorder() const noexcept { return recorder_; }
+  void set_recorder(trace::Recorder* recorder) noexcept { recorder_ = recorder; }
 
   // Any thread. Runs `work` on this reactor in one of its next turns; messages of one sender stay in order.
   void post(std::function<void()> work);
@@ -264,6 +270,7 @@ class Reactor {
   const Clock* clock_;
   uint64_t now_ns_ = 0;
   uint64_t last_work_ns_ = 0;
+  trace::Recorder* recorder_ = nullptr;
   uint64_t batch_ticks_ = 0;  // 0: not read yet in this batch
   Stats stats_;
 

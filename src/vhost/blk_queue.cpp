@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "trace/probes.h"
 
 namespace diskengine::vhost {
 namespace {
@@ -147,6 +148,7 @@ void BlkQueue::take(uint16_t head) noexcept {
   if (inflight_) inflight_.take(head);
   slot.memory = memory_.get();
   ++slot.memory->requests;
+  DE_PROBE2(vhost_taken, &slot, head);
   const ChainFault fault = ring_.read_chain(head, slot.chain);
   if (fault != ChainFault::none) [[unlikely]] {
     count_bad(name_of(fault).data());
@@ -171,8 +173,10 @@ void BlkQueue::execute(Slot& slot) noexcept {
       return execute_transfer(slot, request, true);
     case spec::VirtioBlkType::flush:
       slot.op = Op::flush;
+      slot.lba = slot.blocks = 0;
       slot.iov = {};
-      return options_.device->channel()->submit(slot);
+      begin_trace(slot, 0);
+      return submit(slot);
     case spec::VirtioBlkType::discard:
       return execute_range(slot, request, true);
     case spec::VirtioBlkType::write_zeroes:
@@ -197,7 +201,17 @@ void BlkQueue::execute_transfer(Slot& slot, const BlkRequest& request, bool writ
   slot.pieces_left = write ? request.to_device : request.from_device;
   slot.rest = slot.pieces_left.front();
   if (!write) slot.used_bytes = static_cast<uint32_t>(bytes + 1);
+  begin_trace(slot, slot.blocks_left);
   submit_part(slot);
+}
+
+void BlkQueue::begin_trace(Slot& slot, uint64_t blocks) noexcept {
+  slot.traced = options_.device->trace(slot.op, slot.lba, blocks);
+}
+
+void BlkQueue::submit(Slot& slot) noexcept {
+  slot.visit = slot.traced;
+  options_.device->channel()->submit(slot);
 }
 
 // Sends the next part that the device takes at once; usually that is all of it. The piece that a part ends in is cut
@@ -209,7 +223,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   if (most == 0 || slot.blocks_left <= most) [[likely]] {
     slot.blocks = std::exchange(slot.blocks_left, 0);
     slot.iov = slot.pieces_left;
-    return options_.device->channel()->submit(slot);
+    return submit(slot);
   }
   slot.blocks = most;
   slot.blocks_left -= most;
@@ -221,7 +235,7 @@ void BlkQueue::submit_part(Slot& slot) noexcept {
   slot.rest = {static_cast<uint8_t*>(last.iov_base) + left, last.iov_len - left};
   if (left > 0) last.iov_len = left;
   slot.pieces_left = slot.pieces_left.subspan(count);
-  options_.device->channel()->submit(slot);
+  submit(slot);
 }
 
 void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard) noexcept {
@@ -240,7 +254,8 @@ void BlkQueue::execute_range(Slot& slot, const BlkRequest& request, bool discard
   slot.lba = range.sector / sectors_per_block;
   slot.blocks = range.num_sectors / sectors_per_block;
   slot.iov = {};
-  options_.device->channel()->submit(slot);
+  begin_trace(slot, slot.blocks);
+  submit(slot);
 }
 
 void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
@@ -253,6 +268,7 @@ void BlkQueue::execute_get_id(Slot& slot, const BlkRequest& request) noexcept {
 void BlkQueue::on_done(Request& request) noexcept {
   Slot& slot = static_cast<Slot&>(request);
   BlkQueue& queue = *slot.queue;
+  if (slot.traced == nullptr) queue.options_.device->ended_untraced(queue.home().batch_ticks() - slot.submit_ticks);
   if (request.status.ok()) [[likely]] {
     if (slot.blocks_left == 0) return queue.finish(slot, spec::kVirtioBlkOk);
     if (queue.options_.device->channel() != nullptr) return queue.submit_part(slot);
@@ -285,12 +301,16 @@ void BlkQueue::at_turn_end() noexcept {
   if (inflight_)
     for (const uint16_t head : returned_) inflight_.link(head);
   const bool wanted = ring_.publish();
+  DE_PROBE3(vhost_published, options_.name.c_str(), count, wanted);
   if (inflight_) {
     for (const uint16_t head : returned_) inflight_.release(head);
     inflight_.settle(ring_.used_position());
   }
-  for (const uint16_t head : returned_) slots_[head].busy = false;
-  returned_.clear();
+  for (const uint16_t head : returned_) {
+    slots_[head].busy = false;
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      slots_[head].traced->answered = ticks();
+  }
   outstanding_ -= count;
   window_requests_ += count;
   shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
@@ -300,6 +320,10 @@ void BlkQueue::at_turn_end() noexcept {
   } else {
     add_relaxed(suppressed_, 1);
   }
+  for (const uint16_t head : returned_)
+    if (slots_[head].traced != nullptr) [[unlikely]]
+      std::exchange(slots_[head].traced, nullptr)->leave(slots_[head].status.ok());
+  returned_.clear();
   check_memory();
   if (drained_ != nullptr && outstanding_ == 0) [[unlikely]]
     home().post([this] { end_stop(); });

@@ -105,6 +105,7 @@ class BlkQueue final : public Source, private TurnEndHook {
     uint32_t used_bytes = 0;
     uint16_t head = 0;
     bool busy = false;
+    trace::Visit* traced = nullptr;
     Chain chain;
   };
 
@@ -118,6 +119,8 @@ class BlkQueue final : public Source, private TurnEndHook {
   void execute_transfer(Slot& slot, const BlkRequest& request, bool write) noexcept;
   void execute_range(Slot& slot, const BlkRequest& request, bool discard) noexcept;
   void execute_get_id(Slot& slot, const BlkRequest& request) noexcept;
+  void begin_trace(Slot& slot, uint64_t blocks) noexcept;
+  void submit(Slot& slot) noexcept;
   void submit_part(Slot& slot) noexcept;
   static void on_done(Request& request) noexcept;
   void finish(Slot& slot, uint8_t status) noexcept;

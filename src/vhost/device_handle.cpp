@@ -8,6 +8,7 @@ Result<void> DeviceHandle::acquire() {
   if (channel_ == nullptr && device_ != nullptr) {
     TRY_ASSIGN(channel_, device_->open_channel(reactor_));
     usable_ = channel_.get();
+    if (reactor_.recorder() != nullptr) root_ = reactor_.recorder()->open_root(device_->name(), trace::Layer::vhost);
   }
   ++users_;
   return {};
@@ -17,7 +18,12 @@ void DeviceHandle::release() noexcept {
   DE_ASSERT(users_ > 0);
   if (--users_ > 0 || usable_ == nullptr) return;  // without usable_, remove() closes the channel
   usable_ = nullptr;
+  close_root();
   channel_.reset();
+}
+
+void DeviceHandle::close_root() {
+  if (root_ != nullptr) reactor_.recorder()->close_root(std::exchange(root_, nullptr));
 }
 
 void DeviceHandle::remove(std::function<void()> closed) {
@@ -28,6 +34,7 @@ void DeviceHandle::remove(std::function<void()> closed) {
     return;
   }
   channel_->when_idle([this, closed = std::move(closed)] {
+    close_root();
     channel_.reset();
     device_.reset();
     closed();

@@ -10,6 +10,7 @@
 #include "base/assert.h"
 #include "base/result.h"
 #include "block/device.h"
+#include "trace/recorder.h"
 
 namespace diskengine::vhost {
 
@@ -28,12 +29,24 @@ class DeviceHandle {
   void release() noexcept;
   // nullptr once the device is going away.
   Channel* channel() const noexcept { return usable_; }
+  // The first visit of a request that is to be traced, else nullptr.
+  trace::Visit* trace(Op op, uint64_t lba, uint64_t blocks) noexcept {
+    trace::Recorder* recorder = reactor_.recorder();
+    return recorder == nullptr ? nullptr : recorder->begin(root_, static_cast<uint8_t>(op), lba, blocks);
+  }
+  // One that was not traced took so many ticks.
+  void ended_untraced(uint64_t took_ticks) noexcept {
+    if (root_ != nullptr) reactor_.recorder()->ended_untraced(root_, took_ticks);
+  }
 
   // The device is going away: no new I/O; `closed` runs once the channel is closed and the device let go.
   void remove(std::function<void()> closed);
 
  private:
+  void close_root();
+
   Reactor& reactor_;
+  trace::Root* root_ = nullptr;  // while the channel is open
   std::shared_ptr<Device> device_;
   std::unique_ptr<Channel> channel_;
   Channel* usable_ = nullptr;

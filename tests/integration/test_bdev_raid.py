@@ -149,7 +149,63 @@ class Rebuild(RaidCase):
         self.assertTrue(self.rpc.bdev_raid_delete(name="r"))
 
 
-class Superblocks(RaidCase):
+class Scrubs(RaidCase):
+    def status(self):
+        return self.rpc.diskengine_raid_scrub_status(name="r")
+
+    def scrub(self):
+        self.assertTrue(self.rpc.diskengine_raid_scrub_start(name="r"))
+        wait_until(lambda: self.status()["state"] == "done", 30, "the scrub to end")
+        return self.status()
+
+    def test_a_scrub_under_load_finds_nothing_and_a_flipped_bit_is_named(self):
+        for name in ("a", "b"):
+            path = self.make_file(name, 32 * MIB)
+            self.rpc.bdev_uring_create(name=name, filename=path, block_size=512)
+        self.create()
+        self.assertEqual(self.status(), {"state": "none"})
+        self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=64)
+        self.fails(-17, "diskengine_raid_scrub_start", name="r")
+        self.load(read_percent=30, duration_ms=600)
+        wait_until(lambda: self.status()["state"] == "done", 30, "the scrub to end")
+        status = self.status()
+        self.assertEqual((status["differing_blocks"], status["progress"]["percent"]), (0, 100))
+        with open(self.path("b"), "r+b") as file:
+            file.seek(9 * MIB + 7)
+            file.write(b"\x5a")
+        status = self.scrub()
+        self.assertEqual(status["differing_blocks"], 1)
+        self.assertEqual((status["differences"][0]["lba"], status["differences"][0]["blocks"]), (9 * MIB // 512, 1))
+        types = [event["type"] for event in self.rpc.diskengine_raid_wait_events(timeout_ms=0)["events"]]
+        self.assertEqual(types[-2:], ["legs_differ", "scrub_ended"])
+
+    def test_what_a_leg_cannot_read_is_rewritten(self):
+        self.ram("a", "b")
+        self.rpc.bdev_error_create(base_name="b")
+        self.create(bases=("a", "EE_b"))
+        self.rpc.bdev_error_inject_error(name="EE_b", io_type="read", error_type="failure", num=1)
+        status = self.scrub()
+        self.assertGreater(status["healed_blocks"], 0)
+        self.assertEqual((status["unreadable_blocks"], self.states()), (0, ["in_sync", "in_sync"]))
+        self.rpc.bdev_error_inject_error(name="EE_b", io_type="read", error_type="failure", num=1)
+        self.load(read_percent=100)
+        wait_until(lambda: self.volume()["repairs"]["blocks"] > 0, 10, "the repair")
+
+    def test_a_scrub_is_stopped_and_goes_with_its_volume(self):
+        self.ram("a", "b")
+        self.create()
+        self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=1)
+        self.assertTrue(self.rpc.diskengine_raid_scrub_stop(name="r"))
+        self.fails(-2, "diskengine_raid_scrub_stop", name="r")
+        self.assertEqual(self.status()["state"], "stopped")
+        self.assertIn("on request", self.status()["reason"])
+        self.assertTrue(self.rpc.diskengine_raid_scrub_start(name="r", max_bandwidth_mb_sec=1))
+        self.assertTrue(self.rpc.bdev_raid_delete(name="r"))
+
+
+class DiskCase(RaidCase):
+    """Disks in files, which a process that is started anew finds as they were."""
+
     def files(self, *names):
         for name in names:
             self.make_file(name, 8 * MIB)
@@ -164,6 +220,18 @@ class Superblocks(RaidCase):
         self.io = self.start_io()
         self.rpc = self.io.rpc
 
+    def crash(self):
+        """The process dies without a word, and another one is started."""
+        self.io.kill()
+        self.io = self.start_io()
+        self.rpc = self.io.rpc
+
+    def alike(self, one, other):
+        with open(self.path(one), "rb") as a, open(self.path(other), "rb") as b:
+            self.assertTrue(a.read()[MIB:] == b.read()[MIB:], f"{one} and {other} differ")
+
+
+class Superblocks(DiskCase):
     def test_a_mirror_assembles_when_its_base_bdevs_appear(self):
         self.files("a", "b")
         self.disks("a", "b")
@@ -222,6 +290,64 @@ class Superblocks(RaidCase):
         wait_until(lambda: self.volume(category="configuring"), 10, "the good leg to be examined")
         self.assertEqual(self.volume()["num_base_bdevs_discovered"], 1)
         self.assertEqual([base["is_configured"] for base in self.volume()["base_bdevs_list"]], [False, True])
+
+
+class Assembly(DiskCase):
+    def assemble(self, *bases, epoch=1, **more):
+        return self.rpc.diskengine_raid_assemble(name="r", epoch=epoch, base_bdevs=list(bases), **more)
+
+    def refused(self, code, *bases, epoch=1, **more):
+        return self.fails(code, "diskengine_raid_assemble", name="r", epoch=epoch, base_bdevs=list(bases), **more)
+
+    def test_after_a_crash_only_the_record_puts_a_volume_together_and_a_leg_comes_back_by_delta(self):
+        self.files("a", "b")
+        self.disks("a", "b")
+        uuid = "00000000-0000-4000-8000-00000000beef"
+        self.assertTrue(self.assemble("a", "b", epoch=4, uuid=uuid))
+        self.assertTrue(self.assemble("a", "b", epoch=4, uuid=uuid), "the same again")
+        self.assertEqual(self.volume()["epoch"], 4)
+        self.load(read_percent=0)
+        self.crash()
+        self.disks("a", "b")
+        waiting = wait_until(lambda: (self.volume(category="configuring") or {}).get("num_base_bdevs_discovered") == 2
+                             and self.volume(), 10, "both legs to be examined")
+        self.assertIn("diskengine_raid_assemble", waiting["reason"])
+        self.assertEqual(waiting["epoch"], 4)
+        self.assertIn("epoch 3 is over", self.refused(-116, "a", epoch=3))
+        self.assertTrue(self.assemble("a", epoch=5))
+        self.assertEqual((self.volume()["uuid"], self.states()), (uuid, ["in_sync", "empty"]))
+        self.load(read_percent=0)
+        self.rpc.bdev_raid_add_base_bdev(raid_bdev="r", base_bdev="b")
+        wait_until(lambda: self.states() == ["in_sync", "in_sync"], 20, "the leg to be copied to")
+        self.rpc.bdev_raid_delete(name="r")
+        self.alike("a", "b")
+
+    def test_a_volume_begins_with_a_place_free_and_gets_its_leg_later(self):
+        self.files("a", "b")
+        self.disks("a", "b")
+        self.assertTrue(self.assemble("a", num_base_bdevs=2))
+        self.assertEqual(self.states(), ["in_sync", "empty"])
+        self.load(read_percent=0)
+        self.rpc.bdev_raid_add_base_bdev(raid_bdev="r", base_bdev="b")
+        wait_until(lambda: self.states() == ["in_sync", "in_sync"], 20, "the new leg to be copied to")
+        self.rpc.bdev_raid_delete(name="r")
+        self.alike("a", "b")
+
+    def test_what_does_not_belong_there_is_refused(self):
+        self.files("a", "b", "c")
+        with open(self.path("c"), "r+b") as file:
+            file.seek(1080)
+            file.write(b"\x53\xef")  # as a file system begins
+        self.disks("a", "b", "c")
+        self.assertIn("somebody else's data", self.refused(-17, "a", "c"))
+        self.refused(-19, "a", "missing")
+        self.refused(-22, "a")
+        self.refused(-32602, "a", "b", epoch=0)
+        self.create(name="other", bases=("a", "b"), superblock=True)
+        self.assertIn("claimed by other", self.refused(-16, "a", num_base_bdevs=2))
+        self.rpc.bdev_raid_delete(name="other")
+        self.assertIn("'other'", self.refused(-17, "a", num_base_bdevs=2))
+        self.assertEqual(self.rpc.bdev_raid_get_bdevs(category="all"), [])
 
 
 class Epochs(RaidCase):

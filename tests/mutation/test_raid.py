@@ -45,5 +45,11 @@ class RaidMutations(unittest.TestCase):
     def test_an_unlocked_copy_is_noticed(self):
         self.caught("unlocked_copy", "MirrorHistory")
 
+    def test_assembling_from_the_wrong_leg_is_noticed(self):
+        self.caught("wrong_leg", "TheNewestOfTheNamedLegsIsRight")
+
+    def test_re_admitting_an_old_epoch_is_noticed(self):
+        self.caught("old_epoch", "ALegThatKnowsALaterEpochIsNotAdmitted")
+
     def test_unordered_overlapping_writes_are_noticed(self):
         self.caught("unordered_writes", "MirrorHistory")

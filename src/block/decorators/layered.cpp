@@ -37,6 +37,8 @@ void LayeredDevice::on_removed(Device&) { spawn<Result<void>>(registry_.remove(n
 
 void LayeredDevice::on_resized(Device& base) { set_size_blocks(base.size_blocks()); }
 
+void LayeredDevice::on_cache_lost(Device&, const std::shared_ptr<void>& hold) { announce_cache_lost(hold); }
+
 struct LayeredChannel::Child final : Request {
   LayeredChannel* channel = nullptr;
   Request* parent = nullptr;
@@ -76,6 +78,7 @@ void LayeredChannel::submit_child(Child& child, Request& request) noexcept {
   child.lba = request.lba;
   child.blocks = request.blocks;
   child.iov = request.context<Passed>().iov;
+  child.visit = request.visit;
   child.done = on_child_done;
   child.parent = &request;
   base_->submit(child);

@@ -31,6 +31,7 @@ class LayeredDevice : public Device, private DeviceWatcher {
  private:
   void on_removed(Device& base) override;
   void on_resized(Device& base) override;
+  void on_cache_lost(Device& base, const std::shared_ptr<void>& hold) override;
 
   std::shared_ptr<Device> base_;
   DeviceRegistry& registry_;

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <vector>
 
+#include "control/api/recovery.h"
 #include "control/sizes.h"
 
 namespace diskengine::control {
@@ -46,6 +47,15 @@ class Members {
     if (value == nullptr) return fallback;
     if (!value->is_int64()) return invalid(fmt::format("'{}' must be a whole number", name));
     return value->get_int64();
+  }
+
+  // nullopt when it is not given.
+  Result<std::optional<bool>> boolean(std::string_view name) {
+    seen_.emplace_back(name);
+    const json::value* value = object_.if_contains(name);
+    if (value == nullptr) return std::optional<bool>();
+    if (!value->is_bool()) return invalid(fmt::format("'{}' must be true or false", name));
+    return std::optional<bool>(value->get_bool());
   }
 
   Result<void> check_all_known() const {
@@ -155,6 +165,7 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
   TRY_ASSIGN(request.size_bytes, members.integer("size_bytes", 0));
   TRY_ASSIGN(request.block_size, members.integer("block_size", 512));
   TRY_ASSIGN(request.replicas, members.integer("replicas", kMinReplicas));
+  TRY_ASSIGN(request.superblock, members.boolean("superblock"));
   TRY(members.check_all_known());
   TRY(check_name("volume", request.name));
   if (request.size_bytes < kMinVolumeBytes || request.size_bytes > kMaxVolumeBytes)
@@ -168,6 +179,16 @@ Result<VolumeRequest> decode_volume(const std::string& body) {
   TRY(check_block_size(request.block_size));
   if (request.replicas < kMinReplicas || request.replicas > kMaxReplicas)
     return invalid(fmt::format("a volume has {} to {} replicas, not {}", kMinReplicas, kMaxReplicas, request.replicas));
+  return request;
+}
+
+Result<RecoveryRequest> decode_recovery(const std::string& body) {
+  TRY_ASSIGN(Members members, Members::parse(body));
+  RecoveryRequest request;
+  TRY_ASSIGN(request.replica_id, members.integer("replica", 0));
+  TRY_ASSIGN(const std::optional<bool> accepted, members.boolean("accept_data_loss"));
+  TRY(members.check_all_known());
+  request.accept_data_loss = accepted.value_or(false);
   return request;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,7 @@ struct VolumeRequest {
   int64_t size_bytes = 0;
   int64_t block_size = 512;
   int64_t replicas = 2;
+  std::optional<bool> superblock;  // not given: as the compute nodes that are known can use it
 };
 
 struct AttachmentRequest {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "control/lease_keeper.h"
 #include "control/naming.h"
 
 namespace diskengine::control {
@@ -26,6 +27,7 @@ json::object encode(const Graph&, const Node& node) {
   object["address"] = node.address.empty() ? std::string() : fmt::format("{}:{}", node.address, node.port);
   object["vhost_dir"] = node.vhost_dir;
   object["seen_ms"] = node.seen_ms;
+  object["served_by"] = shown_process(node.served_by);
   add_status(&object, node.status);
   return object;
 }
@@ -58,6 +60,7 @@ json::object encode(const Graph& graph, const VolumeLvolMapping& replica) {
   object["nqn"] = replica.nqn;
   object["base_bdev"] = base_bdev_name_from_nqn(replica.nqn);
   object["admitted_host"] = replica.admitted_host;
+  object["left_ms"] = replica.left_ms;
   object["in_sync"] = volume != nullptr &&
                       std::find(volume->in_sync.begin(), volume->in_sync.end(), replica.id) != volume->in_sync.end();
   add_status(&object, replica.status);
@@ -75,6 +78,15 @@ json::object encode(const Graph& graph, const VolumeVmMapping& attachment) {
                       {"raid", raid_bdev_name(attachment.volume_id)},
                       {"host_nqn", host_nqn(attachment.id, attachment.epoch)},
                       {"epoch", attachment.epoch}};
+  const Node* node = graph.node(attachment.node_id);
+  const bool is_protected = node != nullptr && node->holds_writes;
+  object["protection"] = is_protected ? "full" : "limited";
+  object["protection_reason"] =
+      is_protected ? std::string()
+                   : fmt::format(
+                         "the data plane of {} does not hold writes until a failed replica's exclusion is on "
+                         "record: if it ends at that moment, acknowledged writes can be lost",
+                         name_or_empty(node));
   object["rebuild_percent"] =
       attachment.rebuild_percent < 0 ? json::value(nullptr) : json::value(attachment.rebuild_percent);
   add_status(&object, attachment.status);
@@ -89,6 +101,8 @@ json::object encode(const Graph& graph, const Volume& volume) {
                       {"name", volume.name},
                       {"size_bytes", volume.size_bytes},
                       {"block_size", volume.block_size},
+                      {"uuid", volume.uuid},
+                      {"superblock", volume.superblock},
                       {"raid", raid_bdev_name(volume.id)},
                       {"epoch", volume.epoch},
                       {"in_sync", volume.in_sync.size()},

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 
 #include "base/log.h"
 #include "control/api/decode.h"
 #include "control/api/encode.h"
+#include "control/api/recovery.h"
 #include "control/naming.h"
 #include "control/placement.h"
 #include "control/sizes.h"
@@ -140,6 +142,12 @@ Result<Reply> post_disk(Call& call) {
   return Reply{201, encode(graph, *graph.disk(id))};
 }
 
+// No compute node is known to have a data plane that cannot use volumes with superblocks.
+bool can_all_assemble(const Graph& graph) {
+  return std::all_of(graph.nodes.begin(), graph.nodes.end(),
+                     [](const Node& node) { return node.role != kRoleCompute || node.seen_ms == 0 || node.assembles; });
+}
+
 Result<Reply> post_volume(Call& call) {
   TRY_ASSIGN(const VolumeRequest request, decode_volume(call.request.body));
   TRY_ASSIGN(Graph graph, call.store.load_graph());
@@ -147,12 +155,14 @@ Result<Reply> post_volume(Call& call) {
     return Error(Errc::already_exists,
                  fmt::format("volume {} exists; choose another name, or look at it with `diskengine volume show {}`",
                              request.name, request.name));
-  TRY_ASSIGN(const std::vector<int64_t> disks, place_replicas(graph, {.size_bytes = request.size_bytes,
-                                                                      .block_size = request.block_size,
-                                                                      .replicas = request.replicas}));
+  const bool superblock = request.superblock.value_or(can_all_assemble(graph));
+  TRY_ASSIGN(const std::vector<int64_t> disks,
+             place_replicas(graph, {.size_bytes = request.size_bytes + (superblock ? kSuperblockRoomBytes : 0),
+                                    .block_size = request.block_size,
+                                    .replicas = request.replicas}));
   if (call.dry_run()) {
-    std::vector<std::string> steps = {
-        fmt::format("record volume {} of {}", request.name, format_size(request.size_bytes))};
+    std::vector<std::string> steps = {fmt::format("record volume {} of {}, {} superblocks", request.name,
+                                                  format_size(request.size_bytes), superblock ? "with" : "without")};
     for (const int64_t disk : disks)
       steps.push_back(fmt::format("make a replica on node {}, disk {}, and export it",
                                   graph.node(graph.disk(disk)->node_id)->name, disk));
@@ -161,6 +171,7 @@ Result<Reply> post_volume(Call& call) {
   TRY_ASSIGN(const int64_t id, call.store.create_volume({.name = request.name,
                                                          .size_bytes = request.size_bytes,
                                                          .block_size = request.block_size,
+                                                         .superblock = superblock,
                                                          .disk_ids = disks}));
   call.changed = true;
   TRY_ASSIGN(graph, call.store.load_graph());
@@ -196,6 +207,12 @@ Result<Reply> post_attachment(Call& call) {
   if (volume == nullptr) return no_such("volume", request.volume);
   TRY_ASSIGN(const Node* const node, choose_compute_node(graph, request.node));
   if (!volume->wanted) return Error(Errc::conflict, fmt::format("volume {} is being deleted", volume->name));
+  if (volume->superblock && node->seen_ms != 0 && !node->assembles)
+    return Error(
+        Errc::conflict,
+        fmt::format("volume {} has superblocks, and the data plane of node {} has no diskengine_raid_assemble: "
+                    "attach it on a node with diskengine-io",
+                    volume->name, node->name));
   if (const VolumeVmMapping* existing = graph.attachment_of(volume->id))
     return Error(
         Errc::conflict,
@@ -240,6 +257,24 @@ Result<Reply> delete_volume(Call& call, const std::string& name) {
   TRY(call.store.request_delete_volume(volume->id));
   call.changed = true;
   return Reply{202, {{"deleting", volume->name}}};
+}
+
+Result<Reply> recover_volume(Call& call, const std::string& name) {
+  TRY_ASSIGN(const RecoveryRequest request, decode_recovery(call.request.body));
+  TRY_ASSIGN(Graph graph, call.store.load_graph());
+  const Volume* volume = graph.volume_named(name);
+  if (volume == nullptr) return no_such("volume", name);
+  TRY_ASSIGN(const RecoveryPlan plan, plan_recovery(graph, *volume, request, call.store.unix_ms()));
+  if (call.dry_run()) return call.would(plan.steps);
+  if (!request.accept_data_loss)
+    return Error(Errc::conflict,
+                 fmt::format("{}; say --accept-data-loss if that is what you want", fmt::join(plan.steps, "; ")));
+  TRY(call.store.recover_volume(plan.recovery));
+  call.changed = true;
+  TRY_ASSIGN(graph, call.store.load_graph());
+  json::object answer = encode(graph, *graph.volume(plan.recovery.volume_id));
+  answer["recovery"] = json::array(plan.steps.begin(), plan.steps.end());
+  return Reply{200, answer};
 }
 
 Result<Reply> get_attachment(Call& call, const std::string& id) {
@@ -309,6 +344,9 @@ Result<Reply> route(Call& call) {
   const std::string& method = call.request.method;
   if (noun == "volumes" && method == "GET") return get_volume(call, name);
   if (noun == "volumes" && method == "DELETE") return delete_volume(call, name);
+  constexpr std::string_view kRecover = "/recover";
+  if (noun == "volumes" && method == "POST" && name.ends_with(kRecover))
+    return recover_volume(call, name.substr(0, name.size() - kRecover.size()));
   if (noun == "attachments" && method == "GET") return get_attachment(call, name);
   if (noun == "attachments" && method == "DELETE") return delete_attachment(call, name);
   return Error(Errc::not_found, fmt::format("{} {} is not possible", method, path));

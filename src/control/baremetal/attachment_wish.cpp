@@ -19,12 +19,16 @@ AttachmentWish attachment_wish(const Graph& graph, const VolumeVmMapping& attach
   wish.wanted = attachment.wanted;
   wish.volume_id = volume->id;
   wish.volume_name = volume->name;
+  wish.volume_uuid = volume->uuid;
+  wish.superblock = volume->superblock;
   wish.size_bytes = volume->size_bytes;
+  wish.replica_bytes = volume->replica_bytes();
   wish.block_size = volume->block_size;
   wish.epoch = attachment.epoch;
   wish.volume_epoch = volume->epoch;
   wish.lost_epoch = volume->epoch != attachment.epoch || volume->writer != attachment.id;
   wish.in_sync = volume->in_sync;
+  wish.in_sync_version = volume->in_sync_version;
   wish.host_nqn = host_nqn(attachment.id, attachment.epoch);
   wish.raid_name = raid_bdev_name(volume->id);
   wish.vhost_name = vhost_controller_name(attachment.id);

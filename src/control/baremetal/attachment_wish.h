@@ -35,10 +35,14 @@ struct AttachmentWish {
   int64_t volume_epoch = 0;
   int64_t volume_id = 0;
   std::string volume_name;
+  std::string volume_uuid;
+  bool superblock = false;
   int64_t size_bytes = 0;
+  int64_t replica_bytes = 0;  // with what a superblock takes
   int64_t block_size = 512;
   int64_t epoch = 0;
   std::vector<int64_t> in_sync;
+  int64_t in_sync_version = 0;
   std::string host_nqn;
   std::string raid_name;
   std::string vhost_name;

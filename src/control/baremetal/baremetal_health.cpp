@@ -7,7 +7,7 @@ namespace {
 
 bool holds_current_data(const LegWish& leg, const RaidView& raid) {
   const RaidLegView* place = raid.leg(leg.bdev_name);
-  return place != nullptr && place->configured && raid.process_target != leg.bdev_name;
+  return place != nullptr && place->holds_everything() && raid.process_target != leg.bdev_name;
 }
 
 void append(std::string* list, const std::string& item) { *list += (list->empty() ? "" : "; ") + item; }
@@ -34,8 +34,11 @@ void plan_status(const AttachmentWish& wish, const ComputeView& view, const Raid
 
 Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const HealthPlan& plan) {
   if (plan.step == HealthStep::add_leg) return context.data_plane.add_leg(wish.raid_name, plan.bdev);
-  TRY(context.store.change_in_sync(
-      {.volume_id = wish.volume_id, .epoch = wish.epoch, .expected = wish.in_sync, .next = plan.in_sync}));
+  TRY(context.store.change_in_sync({.volume_id = wish.volume_id,
+                                    .epoch = wish.epoch,
+                                    .version = wish.in_sync_version,
+                                    .expected = wish.in_sync,
+                                    .next = plan.in_sync}));
   return {};
 }
 

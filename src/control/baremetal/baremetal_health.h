@@ -2,8 +2,8 @@
 // brings a replica that left the mirror back in once it is reachable (a full rebuild), and says how the attachment is:
 // ready, degraded, or rebuilding with its progress.
 //
-// In this cut `in_sync` follows the mirror: it is recorded after a leg has left, within one tick. Holding the guest's
-// write until that record is durable comes with the write-safety protocol.
+// Of a data plane that holds no writes, `in_sync` follows the mirror: it is recorded after a leg has left, within one
+// tick. Otherwise a leg leaves by exclusions.h, and what is recorded here is that one has come back.
 //
 // Runs on the thread of its node's loops.
 #pragma once

@@ -32,6 +32,7 @@ std::string idle_stand_in(const AttachmentWish& wish, const ComputeView& view, c
 RaidPlan plan_removal(const AttachmentWish& wish, const ComputeView& view) {
   const RaidView* raid = view.raid(wish.raid_name);
   if (raid != nullptr) {
+    if (must_be_fenced(wish, *raid)) return step_plan(RaidStep::fence);
     if (view.vhost(wish.vhost_name) != nullptr)
       return wait_plan(state::kDeleting, fmt::format("waiting for {} to go", wish.vhost_name));
     return step_plan(RaidStep::delete_raid);
@@ -42,14 +43,26 @@ RaidPlan plan_removal(const AttachmentWish& wish, const ComputeView& view) {
 }
 
 RaidPlan plan_existing(const AttachmentWish& wish, const ComputeView& view, const RaidView& raid) {
-  // A mirror that lost all its legs, or one whose leg went away while it was put together, does not heal: make it anew.
-  if (raid.state != "online") return step_plan(RaidStep::delete_raid);
+  if (raid.epoch > wish.epoch)
+    return wait_plan(
+        state::kFailed,
+        fmt::format("{} is held by epoch {}, the database has {}: it has lost what was in it, and nothing is "
+                    "done with this volume before it is restored",
+                    wish.raid_name, raid.epoch, wish.epoch));
+  // Its superblocks were found, and it waits to be put together as the database says.
+  if (wish.superblock && raid.state == "configuring") return {};
+  // A mirror that lost all its legs, or one whose leg went away while it was put together, does not heal, nor does one
+  // that was fenced, or stands under an earlier epoch: make it anew.
+  const bool is_over = raid.is_fenced || (raid.epoch != 0 && raid.epoch != wish.epoch);
+  if (raid.state != "online" || is_over) return step_plan(RaidStep::delete_raid);
   for (const LegWish& leg : wish.legs) {
     const std::string name = stand_in_name(wish.volume_id, leg.slot);
     if (raid.leg(name) != nullptr) return step_plan(RaidStep::remove_stand_in, name);
   }
   const std::string left_over = idle_stand_in(wish, view, &raid);
   if (!left_over.empty()) return step_plan(RaidStep::delete_stand_in, left_over);
+  const bool is_held = raid.epoch == wish.epoch && raid.is_confirmed;
+  if (view.abilities.holds_writes && !is_held) return step_plan(RaidStep::set_epoch);
   RaidPlan plan;
   plan.online = true;
   return plan;
@@ -59,16 +72,28 @@ RaidPlan plan_existing(const AttachmentWish& wish, const ComputeView& view, cons
 std::string size_trouble(const AttachmentWish& wish, const LegWish& leg, const ComputeView& view) {
   const BdevView* bdev = view.bdev(leg.bdev_name);
   if (bdev == nullptr ||
-      (bdev->block_size == wish.block_size && bdev->num_blocks * bdev->block_size >= wish.size_bytes))
+      (bdev->block_size == wish.block_size && bdev->num_blocks * bdev->block_size >= wish.replica_bytes))
     return {};
   return fmt::format(
       "{} shows {} blocks of {} bytes, the volume needs {} bytes in blocks of {}; its lvol is not the "
       "one that was made for it",
-      leg.describe(), bdev->num_blocks, bdev->block_size, wish.size_bytes, wish.block_size);
+      leg.describe(), bdev->num_blocks, bdev->block_size, wish.replica_bytes, wish.block_size);
 }
 
 RaidPlan plan_creation(const AttachmentWish& wish, const ComputeView& view) {
   RaidPlan plan;
+  if (wish.superblock) {
+    if (!view.abilities.assembles)
+      return wait_plan(
+          state::kFailed,
+          fmt::format("volume {} has superblocks, and this node's data plane has no diskengine_raid_assemble: "
+                      "attach it on a node with diskengine-io",
+                      wish.volume_name));
+    plan.step = RaidStep::assemble;
+    for (const LegWish& leg : wish.legs)
+      if (leg.in_sync && leg_usable(leg, view)) plan.legs.push_back(leg.bdev_name);
+    return plan;
+  }
   plan.step = RaidStep::create;
   for (const LegWish& leg : wish.legs) {
     if (leg.in_sync && leg_usable(leg, view)) {
@@ -86,10 +111,17 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
   DataPlane& data_plane = context.data_plane;
   switch (plan.step) {
     case RaidStep::exclude_missing: {
-      TRY(context.store.change_in_sync(
-          {.volume_id = wish.volume_id, .epoch = wish.epoch, .expected = wish.in_sync, .next = plan.in_sync}));
+      TRY(context.store.change_in_sync({.volume_id = wish.volume_id,
+                                        .epoch = wish.epoch,
+                                        .version = wish.in_sync_version,
+                                        .expected = wish.in_sync,
+                                        .next = plan.in_sync}));
       return {};
     }
+    case RaidStep::set_epoch:
+      return data_plane.set_raid_epoch(wish.raid_name, wish.epoch);
+    case RaidStep::fence:
+      return data_plane.fence_raid(wish.raid_name, wish.volume_epoch);
     case RaidStep::create_stand_in:
       return data_plane.create_stand_in(
           {.name = plan.bdev, .num_blocks = wish.size_bytes / wish.block_size, .block_size = wish.block_size});
@@ -99,6 +131,17 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
                  context.store.is_held(
                      {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.id, .in_sync = wish.in_sync}));
       return is_held ? data_plane.create_raid1(wish.raid_name, plan.legs) : Result<void>();
+    }
+    case RaidStep::assemble: {
+      TRY_ASSIGN(const bool is_held,
+                 context.store.is_held(
+                     {.volume_id = wish.volume_id, .epoch = wish.epoch, .writer = wish.id, .in_sync = wish.in_sync}));
+      if (!is_held) return {};
+      return data_plane.assemble_raid({.name = wish.raid_name,
+                                       .uuid = wish.volume_uuid,
+                                       .epoch = wish.epoch,
+                                       .legs = plan.legs,
+                                       .places = static_cast<int64_t>(wish.legs.size())});
     }
     case RaidStep::remove_stand_in:
       return data_plane.remove_leg(plan.bdev);
@@ -114,9 +157,16 @@ Result<void> run_step(LoopContext& context, const AttachmentWish& wish, const Ra
 
 }  // namespace
 
+bool must_be_fenced(const AttachmentWish& wish, const RaidView& raid) {
+  return raid.state == "online" && wish.volume_epoch > raid.epoch && raid.epoch != 0 && !raid.is_fenced;
+}
+
 RaidPlan plan_raid(const AttachmentWish& wish, const ComputeView& view, int64_t waited_ms, const LoopLimits& limits) {
   if (!wish.wanted) return plan_removal(wish, view);
-  if (const RaidView* raid = view.raid(wish.raid_name)) return plan_existing(wish, view, *raid);
+  if (const RaidView* raid = view.raid(wish.raid_name)) {
+    RaidPlan existing = plan_existing(wish, view, *raid);
+    if (existing != RaidPlan{}) return existing;
+  }
 
   std::vector<int64_t> present;
   std::string missing;

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
+#include <ostream>
 
 #include "control/cli/commands.h"
 #include "control/sizes.h"
@@ -35,6 +36,7 @@ std::vector<Column> node_columns() {
           text_column("ADDRESS", "address"),
           text_column("DATA PLANE", "data_plane"),
           text_column("VHOST DIR", "vhost_dir", true),
+          text_column("SERVED BY", "served_by", true),
           text_column("STATE", "state"),
           text_column("REASON", "reason")};
 }
@@ -105,8 +107,15 @@ std::vector<Column> attachment_columns() {
           text_column("RAID", "raid", true),
           text_column("HOST NQN", "host_nqn", true),
           {"REBUILD", rebuild},
+          text_column("PROTECTION", "protection", true),
           text_column("STATE", "state"),
           text_column("REASON", "reason")};
+}
+
+void show_protection(Session& session, const json::value& attachment) {
+  const std::string reason = cell_text(attachment, "protection_reason");
+  if (cell_text(attachment, "protection") != "limited") return;
+  session.console.out << fmt::format("Attachment {} is not fully protected: {}\n", cell_text(attachment, "id"), reason);
 }
 
 }  // namespace diskengine::control::cli

@@ -20,6 +20,7 @@ void add_node_commands(CLI::App& root, Action* action);
 void add_disk_commands(CLI::App& root, Action* action);
 void add_store_commands(CLI::App& root, Action* action);
 void add_volume_commands(CLI::App& root, Action* action);
+void add_trace_command(CLI::App& volume, Action* action);
 void add_volume_checklist(CLI::App& volume, Action* action);
 void add_volume_diagnose(CLI::App& volume, Action* action);
 void add_rpc_command(CLI::App& root, Action* action);
@@ -33,6 +34,8 @@ std::vector<Column> disk_columns();
 std::vector<Column> volume_columns();
 std::vector<Column> replica_columns(bool with_volume);
 std::vector<Column> attachment_columns();
+// A line below the tables when the attachment is not protected in full.
+void show_protection(Session& session, const boost::json::value& attachment);
 
 Column text_column(std::string title, std::string member, bool is_wide = false);
 Column size_column(std::string title, std::string member, bool is_wide = false);

@@ -52,6 +52,7 @@ int show_attachment(Session& session, const json::value& attachment, int64_t que
     return session.show(with_snippets, {});
   }
   session.show(attachment, attachment_columns());
+  show_protection(session, attachment);
   if (is_usable(attachment))
     session.console.out << "\nQEMU:\n\n"
                         << qemu_snippet(input) << "\nlibvirt, in the <domain>:\n\n"

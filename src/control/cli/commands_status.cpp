@@ -60,6 +60,7 @@ int status(Session& session) {
   show_section(session, *graph, "volumes", "VOLUMES", volume_columns());
   show_section(session, *graph, "replicas", "REPLICAS", replica_columns(true));
   show_section(session, *graph, "attachments", "ATTACHMENTS", attachment_columns());
+  for (const json::value& attachment : graph->at("attachments").as_array()) show_protection(session, attachment);
   return kExitOk;
 }
 

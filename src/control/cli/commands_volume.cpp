@@ -20,6 +20,9 @@ struct VolumeArguments {
   std::string size;
   int64_t replicas = 2;
   int64_t block_size = 512;
+  bool no_superblock = false;
+  int64_t replica = 0;
+  bool accept_data_loss = false;
   bool dry_run = false;
   std::shared_ptr<WaitOptions> wait = std::make_shared<WaitOptions>();
 };
@@ -44,10 +47,11 @@ int volume_create(Session& session, const VolumeArguments& arguments) {
   if (!size_bytes) return session.fail(size_bytes.error());
   const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
   if (!timeout_ms) return session.fail(timeout_ms.error());
-  const json::object body{{"name", arguments.name},
-                          {"size_bytes", *size_bytes},
-                          {"block_size", arguments.block_size},
-                          {"replicas", arguments.replicas}};
+  json::object body{{"name", arguments.name},
+                    {"size_bytes", *size_bytes},
+                    {"block_size", arguments.block_size},
+                    {"replicas", arguments.replicas}};
+  if (arguments.no_superblock) body["superblock"] = false;
   Result<json::value> volume = session.api.post("/v1/volumes", body, arguments.dry_run);
   if (!volume) return session.fail(volume.error());
   if (arguments.dry_run) return session.show_dry_run(*volume);
@@ -87,6 +91,18 @@ int volume_delete(Session& session, const VolumeArguments& arguments) {
   return kExitOk;
 }
 
+int volume_recover(Session& session, const VolumeArguments& arguments) {
+  const json::object body{{"replica", arguments.replica}, {"accept_data_loss", arguments.accept_data_loss}};
+  const Result<json::value> answer =
+      session.api.post(volume_path(arguments.name) + "/recover", body, arguments.dry_run);
+  if (!answer) return session.fail(answer.error());
+  if (arguments.dry_run) return session.show_dry_run(*answer);
+  if (session.is_for_people())
+    for (const json::value& step : answer->at("recovery").as_array())
+      session.console.out << std::string_view(step.as_string()) << "\n";
+  return session.show(*answer, volume_columns());
+}
+
 }  // namespace
 
 void add_volume_commands(CLI::App& root, Action* action) {
@@ -99,6 +115,8 @@ void add_volume_commands(CLI::App& root, Action* action) {
   create->add_option("--size", created->size, "Size: 1GiB, 512MiB, 4096")->required();
   create->add_option("--replicas", created->replicas, "Number of replicas")->capture_default_str();
   create->add_option("--block-size", created->block_size, "Logical block size: 512 or 4096")->capture_default_str();
+  create->add_flag("--no-superblock", created->no_superblock,
+                   "Without superblocks on the replicas, for compute nodes with a plain spdk_tgt");
   add_wait_options(*create, created->wait);
   add_dry_run(*create, &created->dry_run);
   create->callback([=] { *action = [=](Session& session) { return volume_create(session, *created); }; });
@@ -110,6 +128,18 @@ void add_volume_commands(CLI::App& root, Action* action) {
   CLI::App* show = volume->add_subcommand("show", "Show a volume, its replicas and its attachment");
   show->add_option("name,--name", shown->name, "Name or id of the volume")->required();
   show->callback([=] { *action = [=](Session& session) { return volume_show(session, *shown); }; });
+
+  add_trace_command(*volume, action);
+
+  const auto recovered = std::make_shared<VolumeArguments>();
+  CLI::App* recover = volume->add_subcommand(
+      "recover", "Go on with an old replica when all with current data are lost; says what that loses");
+  recover->add_option("name,--name", recovered->name, "Name or id of the volume")->required();
+  recover->add_option("--replica", recovered->replica, "Which replica, if several can be chosen")
+      ->check(CLI::PositiveNumber);
+  recover->add_flag("--accept-data-loss", recovered->accept_data_loss, "Newer writes are lost for good");
+  add_dry_run(*recover, &recovered->dry_run);
+  recover->callback([=] { *action = [=](Session& session) { return volume_recover(session, *recovered); }; });
 
   const auto removed = std::make_shared<VolumeArguments>();
   CLI::App* remove = volume->add_subcommand("delete", "Delete a volume and its data");

@@ -123,6 +123,28 @@ Result<void> DataPlane::create_raid1(const std::string& name, const std::vector<
                                      {"base_bdevs", json::array(legs.begin(), legs.end())}});
 }
 
+Result<void> DataPlane::assemble_raid(const AssemblySpec& spec) {
+  json::object params{{"name", spec.name},
+                      {"epoch", spec.epoch},
+                      {"confirm_exclusions", true},
+                      {"base_bdevs", json::array(spec.legs.begin(), spec.legs.end())},
+                      {"num_base_bdevs", spec.places}};
+  if (!spec.uuid.empty()) params["uuid"] = spec.uuid;
+  return change("diskengine_raid_assemble", params);
+}
+
+Result<void> DataPlane::set_raid_epoch(const std::string& raid, int64_t epoch) {
+  return change("diskengine_raid_set_epoch", {{"name", raid}, {"epoch", epoch}, {"confirm_exclusions", true}});
+}
+
+Result<void> DataPlane::confirm_exclusion(const std::string& raid, int64_t epoch, const std::string& leg) {
+  return change("diskengine_raid_confirm_exclusion", {{"name", raid}, {"epoch", epoch}, {"leg", leg}});
+}
+
+Result<void> DataPlane::fence_raid(const std::string& raid, int64_t later_epoch) {
+  return change("diskengine_raid_fence", {{"name", raid}, {"epoch", later_epoch}});
+}
+
 Result<void> DataPlane::delete_raid(const std::string& name) { return change("bdev_raid_delete", {{"name", name}}); }
 
 Result<void> DataPlane::add_leg(const std::string& raid, const std::string& bdev) {

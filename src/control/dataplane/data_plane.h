@@ -63,6 +63,28 @@ struct StandInSpec {
   int64_t block_size = 512;
 };
 
+struct AssemblySpec {
+  std::string name;
+  std::string uuid;  // empty: that of the superblocks
+  int64_t epoch = 0;
+  std::vector<std::string> legs;
+  int64_t places = 0;
+};
+
+struct ExclusionWanted {
+  std::string raid;
+  int64_t epoch = 0;
+  std::string leg;
+};
+
+// What a wait for a data plane's RAID events brought.
+struct RaidEvents {
+  std::string instance;  // of the process; another one: ids began anew
+  int64_t last_id = 0;   // to wait after
+  bool is_lost = false;  // some are gone
+  std::vector<ExclusionWanted> exclusions;
+};
+
 class DataPlane {
  public:
   explicit DataPlane(client::JsonRpcClient rpc);
@@ -72,6 +94,9 @@ class DataPlane {
 
   // --- observe
   Result<std::string> version();
+  Result<Abilities> abilities();
+  // None where the data plane has no mirrors.
+  Result<std::vector<RaidView>> raids();
   Result<TargetView> observe_target();
   Result<ComputeView> observe_compute();
 
@@ -102,7 +127,18 @@ class DataPlane {
   // --- compute node
   Result<void> attach_controller(const ControllerSpec& spec);
   Result<void> detach_controller(const std::string& name);
+  // The legs are blank, or hold this very mirror. They serve at once, the other places stay free.
+  Result<void> assemble_raid(const AssemblySpec& spec);
   Result<void> create_raid1(const std::string& name, const std::vector<std::string>& legs);
+  // From then on an exclusion counts, and writes that a failed leg lacks are acknowledged, only after
+  // confirm_exclusion() for that leg. `conflict`: its epoch is a later one, or it was fenced.
+  Result<void> set_raid_epoch(const std::string& raid, int64_t epoch);
+  // The exclusion of `leg` is on record. `no_device`: it has left already. `conflict`: the mirror has another epoch.
+  Result<void> confirm_exclusion(const std::string& raid, int64_t epoch, const std::string& leg);
+  // When it returns the mirror acknowledges nothing any more. `later_epoch` is later than the mirror's.
+  Result<void> fence_raid(const std::string& raid, int64_t later_epoch);
+  // Returns at the first event with an id above `after`, or after `timeout_ms` without one.
+  Result<RaidEvents> wait_raid_events(int64_t after, int64_t timeout_ms);
   Result<void> delete_raid(const std::string& name);
   Result<void> add_leg(const std::string& raid, const std::string& bdev);
   Result<void> remove_leg(const std::string& bdev);

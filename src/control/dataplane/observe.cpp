@@ -1,3 +1,5 @@
+#include <set>
+
 #include "control/dataplane/data_plane.h"
 #include "control/dataplane/json_read.h"
 
@@ -44,8 +46,14 @@ RaidView raid_of(const json::value& value) {
   view.name = text(value, "name");
   view.state = text(value, "state");
   for_each(member(value, "base_bdevs_list"), [&](const json::value& leg) {
-    view.legs.push_back({.name = text(leg, "name"), .configured = boolean(leg, "is_configured")});
+    view.legs.push_back(
+        {.name = text(leg, "name"), .configured = boolean(leg, "is_configured"), .state = text(leg, "state")});
   });
+  view.epoch = integer(value, "epoch");
+  view.is_confirmed = boolean(value, "confirms_exclusions");
+  view.is_fenced = boolean(value, "fenced");
+  for_each(member(value, "exclusions_wanted"),
+           [&](const json::value& wanted) { view.exclusions_wanted.push_back(text(wanted, "leg")); });
   if (const json::value* process = member(value, "process")) {
     view.process_type = text(*process, "type");
     view.process_target = text(*process, "target");
@@ -72,6 +80,44 @@ Result<std::string> DataPlane::version() {
   return text(answer, "version");
 }
 
+Result<Abilities> DataPlane::abilities() {
+  TRY_ASSIGN(const json::value answer, call("rpc_get_methods", nullptr));
+  std::set<std::string> methods;
+  for_each(&answer, [&](const json::value& method) {
+    if (const json::string* name = method.if_string()) methods.emplace(*name);
+  });
+  Abilities abilities;
+  abilities.holds_writes = methods.contains("diskengine_raid_set_epoch") &&
+                           methods.contains("diskengine_raid_confirm_exclusion") &&
+                           methods.contains("diskengine_raid_fence") && methods.contains("diskengine_raid_wait_events");
+  abilities.assembles = abilities.holds_writes && methods.contains("diskengine_raid_assemble");
+  return abilities;
+}
+
+Result<std::vector<RaidView>> DataPlane::raids() {
+  const Result<json::value> answer = call("bdev_raid_get_bdevs", json::object{{"category", "all"}});
+  std::vector<RaidView> views;
+  if (!answer && answer.error().code() == Errc::not_supported) return views;
+  TRY(answer);
+  for_each(&*answer, [&](const json::value& entry) { views.push_back(raid_of(entry)); });
+  return views;
+}
+
+Result<RaidEvents> DataPlane::wait_raid_events(int64_t after, int64_t timeout_ms) {
+  TRY_ASSIGN(const json::value answer,
+             call("diskengine_raid_wait_events", json::object{{"after", after}, {"timeout_ms", timeout_ms}}));
+  RaidEvents events{.instance = text(answer, "instance"),
+                    .last_id = integer(answer, "last_id"),
+                    .is_lost = boolean(answer, "lost"),
+                    .exclusions = {}};
+  for_each(member(answer, "events"), [&](const json::value& event) {
+    if (text(event, "type") == "exclusion_wanted")
+      events.exclusions.push_back(
+          {.raid = text(event, "volume"), .epoch = integer(event, "epoch"), .leg = text(event, "leg")});
+  });
+  return events;
+}
+
 Result<std::vector<BdevView>> DataPlane::bdevs() {
   TRY_ASSIGN(const json::value answer, call("bdev_get_bdevs", nullptr));
   std::vector<BdevView> views;
@@ -95,6 +141,7 @@ Result<TargetView> DataPlane::observe_target() {
   // A disk that is still being looked at would seem to have no store.
   TRY(call("bdev_wait_for_examine", nullptr));  // SPDK refuses even empty parameters
   TRY_ASSIGN(view.bdevs, bdevs());
+  TRY_ASSIGN(view.raids, raids());
   TRY_ASSIGN(const json::value stores, call("bdev_lvol_get_lvstores", nullptr));
   for_each(&stores, [&](const json::value& store) {
     view.lvol_stores.push_back({.name = text(store, "name"),
@@ -118,11 +165,11 @@ Result<std::vector<std::string>> DataPlane::connected_hosts(const std::string& n
 
 Result<ComputeView> DataPlane::observe_compute() {
   ComputeView view;
+  TRY_ASSIGN(view.abilities, abilities());
   TRY_ASSIGN(view.bdevs, bdevs());
   TRY_ASSIGN(const json::value controllers, call("bdev_nvme_get_controllers", nullptr));
   for_each(&controllers, [&](const json::value& entry) { view.controllers.push_back(controller_of(entry)); });
-  TRY_ASSIGN(const json::value raids, call("bdev_raid_get_bdevs", json::object{{"category", "all"}}));
-  for_each(&raids, [&](const json::value& entry) { view.raids.push_back(raid_of(entry)); });
+  TRY_ASSIGN(view.raids, raids());
   TRY_ASSIGN(const json::value vhosts, call("vhost_get_controllers", nullptr));
   for_each(&vhosts, [&](const json::value& entry) { view.vhosts.push_back(vhost_of(entry)); });
   return view;

@@ -56,6 +56,9 @@ struct ControllerView {
 struct RaidLegView {
   std::string name;  // empty: a free place
   bool configured = false;
+  std::string state;  // "in_sync" when it holds everything; empty where the data plane does not tell
+
+  bool holds_everything() const { return configured && (state.empty() || state == "in_sync"); }
 };
 
 struct RaidView {
@@ -65,6 +68,10 @@ struct RaidView {
   std::string process_type;    // "rebuild", or empty
   std::string process_target;  // base bdev being filled
   int64_t process_percent = 0;
+  int64_t epoch = 0;          // of its writer; 0: it was given none
+  bool is_confirmed = false;  // writes that a failed leg lacks are held until its exclusion is confirmed
+  bool is_fenced = false;     // it acknowledges nothing any more
+  std::vector<std::string> exclusions_wanted;  // names of legs whose exclusion is to be put on record and confirmed
 
   const RaidLegView* leg(std::string_view bdev_name) const;
 };
@@ -81,6 +88,7 @@ struct TargetView {
   std::vector<LvolStoreView> lvol_stores;
   std::vector<SubsystemView> subsystems;
   std::vector<std::string> transports;  // upper case
+  std::vector<RaidView> raids;          // found by superblocks that were not meant for this machine
 
   // By name or alias.
   const BdevView* bdev(std::string_view name) const;
@@ -89,8 +97,15 @@ struct TargetView {
   bool has_transport(std::string_view trtype) const;
 };
 
+// What a data plane can do besides SPDK's methods.
+struct Abilities {
+  bool holds_writes = false;  // diskengine_raid_set_epoch, _confirm_exclusion, _fence, _wait_events
+  bool assembles = false;     // diskengine_raid_assemble
+};
+
 // A compute node's data plane.
 struct ComputeView {
+  Abilities abilities;
   std::vector<BdevView> bdevs;
   std::vector<ControllerView> controllers;
   std::vector<RaidView> raids;

@@ -20,17 +20,19 @@ bool listens(const SubsystemView& subsystem, const ExportWish& wish) {
 
 // The step that makes the subsystem admit exactly the wished host.
 ExportPlan plan_hosts(const ExportWish& wish, const SubsystemView& subsystem) {
-  if (subsystem.allow_any_host) return {.step = ExportStep::disallow_any_host, .host = {}, .status = {}};
+  if (subsystem.allow_any_host) return {.step = ExportStep::disallow_any_host, .host = {}, .raid = {}, .status = {}};
   for (const std::string& host : subsystem.hosts)
-    if (host != wish.host) return {.step = ExportStep::remove_host, .host = host, .status = {}};
+    if (host != wish.host) return {.step = ExportStep::remove_host, .host = host, .raid = {}, .status = {}};
   if (!wish.host.empty() && subsystem.hosts.empty())
-    return {.step = ExportStep::admit_host, .host = wish.host, .status = {}};
-  return {.step = ExportStep::none, .host = {}, .status = make_status(state::kReady)};
+    return {.step = ExportStep::admit_host, .host = wish.host, .raid = {}, .status = {}};
+  return {.step = ExportStep::none, .host = {}, .raid = {}, .status = make_status(state::kReady)};
 }
 
 Result<void> run_step(LoopContext& context, const ExportWish& wish, const ExportPlan& plan) {
   DataPlane& target = context.data_plane;
   switch (plan.step) {
+    case ExportStep::release_leg:
+      return target.delete_raid(plan.raid);
     case ExportStep::create_transport:
       return target.create_tcp_transport();
     case ExportStep::create_subsystem:
@@ -103,15 +105,20 @@ ExportWish export_wish(const Graph& graph, const VolumeLvolMapping& replica) {
 ExportPlan plan_export(const ExportWish& wish, const TargetView& view) {
   const SubsystemView* subsystem = view.subsystem(wish.nqn);
   const auto step = [](ExportStep what, int64_t nsid = 0) {
-    return ExportPlan{.step = what, .host = {}, .nsid = nsid, .status = {}};
+    return ExportPlan{.step = what, .host = {}, .raid = {}, .nsid = nsid, .status = {}};
   };
   if (!wish.wanted) {
     if (subsystem != nullptr) return step(ExportStep::delete_subsystem);
-    return {
-        .step = ExportStep::none, .host = {}, .status = make_status(state::kWithdrawn, "its volume is being deleted")};
+    return {.step = ExportStep::none,
+            .host = {},
+            .raid = {},
+            .status = make_status(state::kWithdrawn, "its volume is being deleted")};
   }
   if (view.bdev(wish.bdev_name) == nullptr)
-    return {.step = ExportStep::none, .host = {}, .status = make_status(state::kWaiting, wish.lvol_reason)};
+    return {.step = ExportStep::none, .host = {}, .raid = {}, .status = make_status(state::kWaiting, wish.lvol_reason)};
+  for (const RaidView& raid : view.raids)
+    if (raid.leg(wish.bdev_name) != nullptr)
+      return {.step = ExportStep::release_leg, .host = {}, .raid = raid.name, .status = {}};
   if (!view.has_transport(kTransport)) return step(ExportStep::create_transport);
   if (subsystem == nullptr) return step(ExportStep::create_subsystem);
   for (const NamespaceView& ns : subsystem->namespaces)

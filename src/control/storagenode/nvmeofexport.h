@@ -6,6 +6,9 @@
 // Only then the writer connects, and nothing is assembled before. A host is admitted only while the database, asked
 // right before, has its epoch.
 //
+// A replica with a superblock is also found by the storage node's own data plane, which then holds it for a mirror that
+// is none of its business: it is made to let go of it first.
+//
 // Runs on the thread of its node's loops.
 #pragma once
 
@@ -32,6 +35,7 @@ struct ExportWish {
 
 enum class ExportStep {
   none,
+  release_leg,
   create_transport,
   create_subsystem,
   delete_subsystem,
@@ -46,6 +50,7 @@ enum class ExportStep {
 struct ExportPlan {
   ExportStep step = ExportStep::none;
   std::string host;  // for remove_host
+  std::string raid;  // for release_leg
   int64_t nsid = 0;  // for remove_namespace
   Status status;     // to record when no step is taken
 

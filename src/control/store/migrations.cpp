@@ -132,6 +132,35 @@ constexpr std::string_view kFencing = R"sql(
 ALTER TABLE volume_lvol_mapping ADD COLUMN fenced_epoch BIGINT NOT NULL DEFAULT 0;
 )sql";
 
+// How often a decision about in_sync was made, so that none is made on an old one; and whether a compute node's data
+// plane holds writes until an exclusion is on record.
+constexpr std::string_view kHeldWrites = R"sql(
+ALTER TABLE volumes ADD COLUMN in_sync_version BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN holds_writes BIGINT NOT NULL DEFAULT 0;
+)sql";
+
+// Volumes whose replicas have superblocks, and which compute nodes can use them.
+constexpr std::string_view kSuperblocks = R"sql(
+ALTER TABLE volumes ADD COLUMN uuid TEXT NOT NULL DEFAULT '';
+ALTER TABLE volumes ADD COLUMN superblock BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN assembles BIGINT NOT NULL DEFAULT 0;
+)sql";
+
+// Which process runs a node's loops (model.h, NodeLease).
+constexpr std::string_view kNodeLeases = R"sql(
+CREATE TABLE node_leases (
+  node_id BIGINT PRIMARY KEY REFERENCES nodes(id),
+  owner TEXT NOT NULL,
+  number BIGINT NOT NULL,
+  beat BIGINT NOT NULL
+);
+)sql";
+
+// When a replica left in_sync: since then it lacks what was acknowledged.
+constexpr std::string_view kLeft = R"sql(
+ALTER TABLE volume_lvol_mapping ADD COLUMN left_ms BIGINT NOT NULL DEFAULT 0;
+)sql";
+
 constexpr std::string_view kVersionTable =
     "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_ms BIGINT "
     "NOT "
@@ -145,8 +174,10 @@ Result<int64_t> current_version(SqlConnection& connection) {
 }  // namespace
 
 const std::vector<Migration>& migrations() {
-  static const std::vector<Migration> all = {
-      {1, "first cut", kFirstCut}, {2, "commit receipts", kCommitReceipts}, {3, "fencing", kFencing}};
+  static const std::vector<Migration> all = {{1, "first cut", kFirstCut},      {2, "commit receipts", kCommitReceipts},
+                                             {3, "fencing", kFencing},         {4, "held writes", kHeldWrites},
+                                             {5, "superblocks", kSuperblocks}, {6, "node leases", kNodeLeases},
+                                             {7, "when replicas left", kLeft}};
   return all;
 }
 

@@ -30,6 +30,8 @@ class RealTimeEnvironment final : public Environment {
   int64_t monotonic_ms() const override { return ms_of(std::chrono::steady_clock::now()); }
   uint64_t random() override { return numbers_.random(); }
   void pause_ms(int64_t ms) override { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+  std::string process_identity() const override { return {}; }
+  bool has_ended(const std::string&) const override { return false; }
 
  private:
   TestEnvironment numbers_;
@@ -85,7 +87,9 @@ class PostgresTest : public ::testing::Test {
 
   Volume volume() { return *direct_->load_graph().value().volume(volume_); }
   Result<bool> exclude_second() {
-    return store_->change_in_sync({.volume_id = volume_, .epoch = 0, .expected = both_, .next = {both_[0]}});
+    const int64_t version = direct_->load_graph().value().volume(volume_)->in_sync_version;
+    return store_->change_in_sync(
+        {.volume_id = volume_, .epoch = 0, .version = version, .expected = both_, .next = {both_[0]}});
   }
 
   RealTimeEnvironment environment_;
@@ -211,11 +215,12 @@ TEST_F(PostgresTest, through_kills_and_cuts_no_answer_is_ever_wrong) {
   int done = 0, not_done = 0, unknown = 0, wrong = 0;
   std::thread changing([&] {
     std::vector<int64_t> now = both_;
+    int64_t version = 0;
     for (int i = 0; !over; ++i) {
       if (i % 7 == 3) cutter_->cut(i % 2 == 0 ? Cut::before_commit : Cut::after_commit);
       const std::vector<int64_t> next = now.size() == 2 ? std::vector<int64_t>{both_[0]} : both_;
       const Result<bool> changed =
-          store_->change_in_sync({.volume_id = volume_, .epoch = 0, .expected = now, .next = next});
+          store_->change_in_sync({.volume_id = volume_, .epoch = 0, .version = version, .expected = now, .next = next});
       Result<Graph> graph = store_->load_graph();
       while (!graph) {
         environment_.pause_ms(20);
@@ -228,6 +233,7 @@ TEST_F(PostgresTest, through_kills_and_cuts_no_answer_is_ever_wrong) {
       if (found != next && found != now) ++wrong;
       ++(is_unknown ? unknown : is_done ? done : not_done);
       now = found;
+      version = graph->volume(volume_)->in_sync_version;
     }
   });
   for (int kill = 0; kill < kKills; ++kill) {

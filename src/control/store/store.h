@@ -22,6 +22,7 @@ struct NewVolume {
   std::string name;
   int64_t size_bytes = 0;
   int64_t block_size = 512;
+  bool superblock = false;
   std::vector<int64_t> disk_ids;  // one replica on each
 };
 
@@ -31,11 +32,24 @@ struct NewAttachment {
   int64_t expected_epoch = 0;  // the volume's epoch the caller decided on
 };
 
+// A decision about in_sync. `next` may be the same set: then it only ends what others decided on before.
 struct InSyncChange {
   int64_t volume_id = 0;
   int64_t epoch = 0;
+  int64_t version = 0;  // the decision this one is made on
   std::vector<int64_t> expected;
   std::vector<int64_t> next;  // never empty
+
+  bool operator==(const InSyncChange&) const = default;
+};
+
+// An operator's word that the set is lost: one replica that is not in it counts from now on, under a new epoch.
+struct Recovery {
+  int64_t volume_id = 0;
+  int64_t epoch = 0;    // the volume's, as it was decided on
+  int64_t version = 0;  // of in_sync
+  int64_t replica_id = 0;
+  std::string lost;  // what may be lost, for the event
 };
 
 // What a step relies on, for a last look before it is taken.
@@ -59,11 +73,15 @@ class Store {
   ~Store();
 
   // --- reads
+  // The time that is recorded with what changes.
+  int64_t unix_ms() const { return environment_.unix_ms(); }
   // Whether the database answers.
   Result<void> check();
   Result<Graph> load_graph();
   // Whether the volume still has that epoch, writer and set.
   Result<bool> is_held(const HeldEpoch& held);
+  // Those that somebody has, or had.
+  Result<std::vector<NodeLease>> node_leases();
   // The newest first, at most `limit`.
   Result<std::vector<Event>> events(int64_t limit);
   Result<std::vector<Operation>> operations(int64_t limit);
@@ -84,6 +102,7 @@ class Store {
   // True if it differed from what was recorded. A reason alone that changes (progress) makes no event.
   Result<bool> set_status(Kind kind, int64_t id, const Status& status);
   Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
+  Result<void> set_node_abilities(const Node& node);
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
   // The lvol exists, under this UUID.
   Result<void> set_provisioned(int64_t lvol_id, const std::string& uuid);
@@ -93,9 +112,18 @@ class Store {
   // changed, when the volume has another epoch by now or the replica was fenced for a later one.
   Result<bool> set_fenced(const Fence& fence);
   Result<void> set_rebuild_percent(int64_t attachment_id, int64_t percent);
-  // Compare-and-set, with an event; false when the epoch or the set was no longer the expected one. True means durable.
-  // After an error nothing may be assumed: read the volume again and decide from that.
+  // Compare-and-set of the lease that was seen (owner empty and zeroes: none yet) to a new number for `owner`; false
+  // when it is no longer that one.
+  Result<bool> take_node_lease(const NodeLease& seen, const std::string& owner);
+  // Counts on in every lease of `owner`, and returns them: what is missing was lost.
+  Result<std::vector<NodeLease>> renew_node_leases(const std::string& owner);
+  Result<void> give_back_node_leases(const std::string& owner);
+  // Compare-and-set, with an event; false when epoch, version or set was no longer the expected one. True means
+  // durable. After an error nothing may be assumed: read the volume again and decide from that.
   Result<bool> change_in_sync(const InSyncChange& change);
+  // Compare-and-set: epoch + 1, also of the volume's attachment, and in_sync holds the one replica alone. `conflict`
+  // when the volume has changed since.
+  Result<void> recover_volume(const Recovery& recovery);
   // The attachment's row, and the volume's writer if it was this one.
   Result<void> remove_attachment(int64_t attachment_id);
   // The lvol's row, its mapping, and the volume's row after its last replica.
@@ -111,6 +139,7 @@ class Store {
   Result<std::string> object_name(Kind kind, int64_t id);
   Result<void> add_replica(const NewVolume& volume, int64_t volume_id, size_t slot, int64_t* replica_id);
   Result<void> remove_volume_if_empty(int64_t volume_id);
+  Result<void> note_who_left(const InSyncChange& change);
 
   std::mutex mutex_;
   std::unique_ptr<SqlConnection> connection_;

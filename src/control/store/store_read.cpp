@@ -15,7 +15,10 @@ Node node_of_row(const SqlRow& row) {
               .port = row.integer(5),
               .vhost_dir = row.text(6),
               .status = {row.text(7), row.text(8)},
-              .seen_ms = row.integer(9)};
+              .seen_ms = row.integer(9),
+              .holds_writes = row.integer(10) != 0,
+              .served_by = row.text(12),
+              .assembles = row.integer(11) != 0};
 }
 
 Disk disk_of_row(const SqlRow& row) {
@@ -31,13 +34,16 @@ Disk disk_of_row(const SqlRow& row) {
 Volume volume_of_row(const SqlRow& row) {
   return Volume{.id = row.integer(0),
                 .name = row.text(1),
+                .uuid = row.text(11),
+                .superblock = row.integer(12) != 0,
                 .size_bytes = row.integer(2),
                 .block_size = row.integer(3),
                 .epoch = row.integer(4),
                 .writer = row.integer(5),
                 .in_sync = ids_from_text(row.text(6)),
-                .wanted = row.integer(7) != 0,
-                .status = {row.text(8), row.text(9)}};
+                .in_sync_version = row.integer(7),
+                .wanted = row.integer(8) != 0,
+                .status = {row.text(9), row.text(10)}};
 }
 
 Lvol lvol_of_row(const SqlRow& row) {
@@ -58,6 +64,7 @@ VolumeLvolMapping replica_of_row(const SqlRow& row) {
                            .slot = row.integer(3),
                            .nqn = row.text(4),
                            .admitted_host = row.text(5),
+                           .left_ms = row.integer(9),
                            .fenced_epoch = row.integer(6),
                            .status = {row.text(7), row.text(8)}};
 }
@@ -118,24 +125,27 @@ Result<Graph> Store::load_graph() {
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::read(*connection_));
   Graph graph;
   TRY(load(*connection_,
-           "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms FROM nodes ORDER BY id",
+           "SELECT id, name, role, rpc_socket, address, port, vhost_dir, state, reason, seen_ms, holds_writes, "
+           "assembles, owner FROM nodes LEFT JOIN node_leases ON node_id = id ORDER BY id",
            node_of_row, &graph.nodes));
   TRY(load(*connection_,
            "SELECT id, node_id, path, uuid, block_size, capacity_bytes, state, reason FROM disks ORDER BY id",
            disk_of_row, &graph.disks));
   TRY(load(*connection_,
-           "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, state, reason FROM volumes "
+           "SELECT id, name, size_bytes, block_size, epoch, writer, in_sync, in_sync_version, wanted, state, reason, "
+           "uuid, superblock FROM "
+           "volumes "
            "ORDER BY id",
            volume_of_row, &graph.volumes));
   TRY(load(
       *connection_,
       "SELECT id, uuid, disk_id, size_bytes, block_size, provisioned, wanted, state, reason FROM lvols ORDER BY id",
       lvol_of_row, &graph.lvols));
-  TRY(load(
-      *connection_,
-      "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, fenced_epoch, state, reason FROM volume_lvol_mapping "
-      "ORDER BY volume_id, slot",
-      replica_of_row, &graph.replicas));
+  TRY(load(*connection_,
+           "SELECT id, volume_id, lvol_id, slot, nqn, admitted_host, fenced_epoch, state, reason, left_ms FROM "
+           "volume_lvol_mapping "
+           "ORDER BY volume_id, slot",
+           replica_of_row, &graph.replicas));
   TRY(load(*connection_,
            "SELECT id, volume_id, node_id, epoch, socket_path, rebuild_percent, wanted, state, reason "
            "FROM volume_vm_mapping ORDER BY id",

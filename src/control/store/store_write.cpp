@@ -9,9 +9,8 @@
 namespace diskengine::control {
 namespace {
 
-constexpr int64_t kMaxEvents = 100'000;               // the oldest go first
-constexpr int64_t kMaxOperations = 100'000;           // likewise
-constexpr std::string_view kInSyncEvent = "in_sync";  // the state of events that tell a change of a volume's in_sync
+constexpr int64_t kMaxEvents = 100'000;      // the oldest go first
+constexpr int64_t kMaxOperations = 100'000;  // likewise
 
 std::string text(std::string_view view) { return std::string(view); }
 
@@ -144,8 +143,8 @@ Result<void> Store::add_replica(const NewVolume& volume, int64_t volume_id, size
   TRY(connection_->execute(
       "INSERT INTO lvols (id, disk_id, size_bytes, block_size, provisioned, wanted, state, reason, created_ms) "
       "VALUES ($1, $2, $3, $4, 0, 1, $5, $6, $7)",
-      {lvol, volume.disk_ids[slot], volume.size_bytes, volume.block_size, text(state::kNew),
-       text("waiting for its node's loop to make it"), now_ms}));
+      {lvol, volume.disk_ids[slot], volume.size_bytes + (volume.superblock ? kSuperblockRoomBytes : 0),
+       volume.block_size, text(state::kNew), text("waiting for its node's loop to make it"), now_ms}));
   TRY_ASSIGN(*replica_id, next_id("volume_lvol_mapping"));
   TRY(connection_->execute(
       "INSERT INTO volume_lvol_mapping (id, volume_id, lvol_id, slot, nqn, admitted_host, state, reason, created_ms) "
@@ -165,12 +164,13 @@ Result<int64_t> Store::create_volume(const NewVolume& volume) {
                  fmt::format("volume {} exists{}; choose another name, or look at it with `diskengine volume show {}`",
                              volume.name, found[0].integer(1) != 0 ? "" : " and is being deleted", volume.name));
   TRY_ASSIGN(const int64_t id, next_id("volumes"));
-  TRY(
-      connection_->execute("INSERT INTO volumes (id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, "
-                           "state, reason, created_ms) "
-                           "VALUES ($1, $2, $3, $4, 0, 0, '', 1, $5, $6, $7)",
-                           {id, volume.name, volume.size_bytes, volume.block_size, text(state::kNew),
-                            text("waiting for its replicas"), environment_.unix_ms()}));
+  const std::string uuid = Uuid::from_random(environment_.random(), environment_.random()).to_string();
+  TRY(connection_->execute(
+      "INSERT INTO volumes (id, name, size_bytes, block_size, epoch, writer, in_sync, wanted, "
+      "state, reason, created_ms, uuid, superblock) "
+      "VALUES ($1, $2, $3, $4, 0, 0, '', 1, $5, $6, $7, $8, $9)",
+      {id, volume.name, volume.size_bytes, volume.block_size, text(state::kNew), text("waiting for its replicas"),
+       environment_.unix_ms(), uuid, static_cast<int64_t>(volume.superblock)}));
   std::vector<int64_t> in_sync;
   for (size_t slot = 0; slot < volume.disk_ids.size(); ++slot) {
     int64_t replica = 0;
@@ -280,6 +280,13 @@ Result<void> Store::set_node_seen(int64_t node_id, int64_t seen_ms) {
   return {};
 }
 
+Result<void> Store::set_node_abilities(const Node& node) {
+  const std::lock_guard lock(mutex_);
+  TRY(connection_->execute("UPDATE nodes SET holds_writes = $1, assembles = $2 WHERE id = $3",
+                           {static_cast<int64_t>(node.holds_writes), static_cast<int64_t>(node.assembles), node.id}));
+  return {};
+}
+
 Result<void> Store::set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes) {
   const std::lock_guard lock(mutex_);
   TRY(connection_->execute("UPDATE disks SET uuid = $1, capacity_bytes = $2 WHERE id = $3",
@@ -317,24 +324,6 @@ Result<void> Store::set_rebuild_percent(int64_t attachment_id, int64_t percent) 
   TRY(connection_->execute("UPDATE volume_vm_mapping SET rebuild_percent = $1 WHERE id = $2",
                            {percent, attachment_id}));
   return {};
-}
-
-Result<bool> Store::change_in_sync(const InSyncChange& change) {
-  DE_ASSERT(!change.next.empty());
-  const std::lock_guard lock(mutex_);
-  TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
-  TRY_ASSIGN(const int64_t changed,
-             connection_->execute(
-                 "UPDATE volumes SET in_sync = $1 WHERE id = $2 AND epoch = $3 AND in_sync = $4",
-                 {text_from_ids(change.next), change.volume_id, change.epoch, text_from_ids(change.expected)}));
-  if (changed == 0) return false;
-  TRY_ASSIGN(const std::string name, object_name(Kind::volume, change.volume_id));
-  TRY(add_event(
-      Kind::volume, change.volume_id, name,
-      {text(kInSyncEvent), fmt::format("replicas {} instead of {} hold the current data, epoch {}",
-                                       text_from_ids(change.next), text_from_ids(change.expected), change.epoch)}));
-  TRY(transaction.commit());
-  return true;
 }
 
 Result<void> Store::remove_attachment(int64_t attachment_id) {

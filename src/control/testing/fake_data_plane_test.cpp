@@ -1,16 +1,12 @@
 #include "control/testing/fake_data_plane.h"
 
 #include <algorithm>
-#include <atomic>
 #include <boost/json.hpp>
 #include <functional>
 #include <mutex>
-#include <optional>
-#include <set>
-#include <thread>
 
-#include "client/unix_socket.h"
 #include "control/dataplane/json_read.h"
+#include "control/testing/fake_state.h"
 
 namespace diskengine::control {
 namespace {
@@ -18,124 +14,27 @@ namespace {
 namespace json = boost::json;
 using namespace json_read;
 
-struct RpcFailure {
-  int code;
-  std::string message;
-};
-
-struct FakeBdev {
-  std::string product;
-  std::string uuid;
-  int64_t num_blocks = 0;
-  int64_t block_size = 0;
-  std::string claimed_by;
-  std::string alias;  // of an lvol
-};
-
-// What lies on a disk, which outlives its data plane.
-struct FakeLvolStore {
-  struct Lvol {
-    std::string uuid;
-    int64_t num_blocks = 0;
-  };
-  std::string name;
-  int64_t cluster_bytes = 0;
-  int64_t total_clusters = 0;
-  std::map<std::string, Lvol> lvols;  // by name
-};
-
-struct FakeSubsystem {
-  std::string bdev;  // namespace 1, or empty
-  std::string ns_uuid;
-  std::set<std::string> hosts;
-  std::set<std::string> draining;      // off the list, with I/O under way
-  std::vector<std::string> listeners;  // "address:port"
-};
-
-struct FakeController {
-  std::string address;
-  std::string port;
-  std::string nqn;
-  std::string host;
-  bool connected = true;
-};
-
-struct FakeRaid {
-  std::vector<std::string> legs;  // empty: a free place
-  std::string process_target;
-  int64_t percent = 0;
-  bool online = true;
-};
-
 std::string endpoint(const json::value& address) { return text(address, "traddr") + ":" + text(address, "trsvcid"); }
 
 }  // namespace
-
-struct FakeDataPlane::State {
-  std::string socket_path;
-  std::shared_ptr<FakeFabric> fabric;
-  FakeDataPlane* self = nullptr;
-
-  std::map<std::string, FakeBdev> bdevs;
-  std::map<std::string, std::string> disks;     // bdev -> file
-  std::map<std::string, FakeLvolStore> stored;  // by file: what is on the disk
-  json::value reply;                            // to the change under way
-  std::map<std::string, FakeSubsystem> subsystems;
-  std::map<std::string, FakeController> controllers;
-  std::map<std::string, FakeRaid> raids;
-  std::map<std::string, std::string> vhosts;
-  bool has_tcp = false;
-  std::map<std::string, RpcFailure> failures;
-  std::set<std::string> lacking;
-  std::set<std::string> held_hosts;
-  std::vector<std::string> changes;
-
-  std::optional<client::UnixListener> listener;
-  std::thread thread;
-  std::atomic<bool> stopping{false};
-
-  void serve();
-  void serve_connection(client::UnixStream stream);
-  json::value handle(const std::string& method, const json::value& params);
-  json::value observe(const std::string& method) const;
-  json::value controllers_on(const std::string& nqn) const;
-  void change(const std::string& method, const json::value& params);
-  void change_target(const std::string& method, const json::value& params);
-  void change_compute(const std::string& method, const json::value& params);
-  void attach(const json::value& params);
-  void add_bdev(const std::string& name, const std::string& product, const json::value& params);
-  void remove_bdev(const std::string& name);
-  void create_file_bdev(const std::string& method, const json::value& params);
-  bool change_lvols(const std::string& method, const json::value& params);
-  void create_store(const json::value& params);
-  void create_lvol(const json::value& params);
-  void delete_lvol(const std::string& alias);
-  void show_lvols(const std::string& disk_bdev);
-  FakeSubsystem& subsystem(const json::value& params);
-  FakeRaid& raid(const std::string& name);
-  // The target's subsystem that `controller` may use, or nullptr.
-  const FakeSubsystem* reach(const FakeController& controller) const;
-  json::value raid_json(const std::string& name, const FakeRaid& raid) const;
-};
 
 namespace {
 
 const std::set<std::string> kObservers = {
     "spdk_get_version",          "bdev_get_bdevs",      "nvmf_get_transports",   "nvmf_get_subsystems",
     "bdev_nvme_get_controllers", "bdev_raid_get_bdevs", "vhost_get_controllers", "bdev_lvol_get_lvstores",
-    "bdev_wait_for_examine"};
+    "bdev_wait_for_examine",     "rpc_get_methods"};
+
+// Methods that not every data plane has.
+const std::vector<std::string> kAbilities = {"diskengine_raid_set_epoch", "diskengine_raid_confirm_exclusion",
+                                             "diskengine_raid_fence", "diskengine_raid_wait_events",
+                                             "diskengine_raid_assemble"};
 
 }  // namespace
 
 FakeSubsystem& FakeDataPlane::State::subsystem(const json::value& params) {
   const auto found = subsystems.find(text(params, "nqn"));
   if (found == subsystems.end()) throw RpcFailure{-32603, "Unable to find subsystem"};
-  return found->second;
-}
-
-FakeRaid& FakeDataPlane::State::raid(const std::string& name) {
-  const auto found = raids.find(name);
-  if (found == raids.end()) throw RpcFailure{-19, "raid bdev " + name + " not found"};
   return found->second;
 }
 
@@ -308,6 +207,7 @@ void FakeDataPlane::State::change_target(const std::string& method, const json::
 
 void FakeDataPlane::State::change_compute(const std::string& method, const json::value& params) {
   const std::string name = text(params, "name");
+  if (change_raids(method, params)) return;
   if (method == "bdev_nvme_attach_controller") {
     attach(params);
   } else if (method == "bdev_nvme_detach_controller") {
@@ -317,45 +217,6 @@ void FakeDataPlane::State::change_compute(const std::string& method, const json:
     add_bdev(name, "Null disk", params);
   } else if (method == "bdev_null_delete" || method == "bdev_malloc_delete") {
     remove_bdev(name);
-  } else if (method == "bdev_raid_create") {
-    if (raids.contains(name)) throw RpcFailure{-17, "Failed to create RAID bdev " + name + ": File exists"};
-    FakeRaid raid;
-    int64_t blocks = INT64_MAX;
-    int64_t block_size = 0;
-    for_each(member(params, "base_bdevs"), [&](const json::value& leg) {
-      const std::string bdev(leg.get_string());
-      raid.legs.push_back(bdev);
-      if (!bdevs.contains(bdev)) {
-        raid.online = false;
-        return;
-      }
-      blocks = std::min(blocks, bdevs.at(bdev).num_blocks);
-      block_size = bdevs.at(bdev).block_size;
-    });
-    raids[name] = raid;
-    if (raid.online)
-      bdevs[name] = FakeBdev{.product = "Raid Volume",
-                             .uuid = {},
-                             .num_blocks = blocks,
-                             .block_size = block_size,
-                             .claimed_by = {},
-                             .alias = {}};
-  } else if (method == "bdev_raid_delete") {
-    raid(name);
-    raids.erase(name);
-    if (bdevs.contains(name)) remove_bdev(name);
-  } else if (method == "bdev_raid_add_base_bdev") {
-    FakeRaid& mirror = raid(text(params, "raid_bdev"));
-    const auto place = std::find(mirror.legs.begin(), mirror.legs.end(), "");
-    const std::string bdev = text(params, "base_bdev");
-    if (place == mirror.legs.end() || !bdevs.contains(bdev)) throw RpcFailure{-22, "Invalid argument"};
-    *place = bdev;
-    mirror.process_target = bdev;
-    mirror.percent = 0;
-  } else if (method == "bdev_raid_remove_base_bdev") {
-    for (auto& [raid_name, mirror] : raids)
-      for (std::string& leg : mirror.legs)
-        if (leg == name) leg.clear();
   } else if (method == "vhost_create_blk_controller") {
     const std::string ctrlr = text(params, "ctrlr");
     if (vhosts.contains(ctrlr)) throw RpcFailure{-32602, "File exists"};
@@ -380,32 +241,15 @@ json::value FakeDataPlane::State::controllers_on(const std::string& nqn) const {
   return list;
 }
 
-json::value FakeDataPlane::State::raid_json(const std::string& name, const FakeRaid& mirror) const {
-  json::array legs;
-  size_t present = 0;
-  for (const std::string& leg : mirror.legs) {
-    const bool configured = !leg.empty() && bdevs.contains(leg);
-    present += configured ? 1 : 0;
-    legs.emplace_back(
-        json::object{{"name", leg.empty() ? json::value(nullptr) : json::value(leg)}, {"is_configured", configured}});
-  }
-  json::object entry{{"name", name},
-                     {"state", !mirror.online ? "configuring"
-                               : present > 0  ? "online"
-                                              : "offline"},
-                     {"raid_level", "raid1"},
-                     {"base_bdevs_list", legs}};
-  if (!mirror.process_target.empty())
-    entry["process"] = {{"type", "rebuild"},
-                        {"target", mirror.process_target},
-                        {"progress", {{"blocks", 0}, {"percent", mirror.percent}}}};
-  return entry;
-}
-
 json::value FakeDataPlane::State::observe(const std::string& method) const {
   json::array list;
   if (method == "spdk_get_version") return {{"version", "fake"}};
   if (method == "bdev_wait_for_examine") return true;
+  if (method == "rpc_get_methods") {
+    for (const std::string& name : kAbilities)
+      if (!lacking.contains(name)) list.emplace_back(name);
+    return list;
+  }
   if (method == "bdev_lvol_get_lvstores") {
     for (const auto& [bdev, path] : disks)
       if (const auto found = stored.find(path); found != stored.end())
@@ -464,6 +308,7 @@ json::value FakeDataPlane::State::observe(const std::string& method) const {
 }
 
 json::value FakeDataPlane::State::handle(const std::string& method, const json::value& params) {
+  if (method == "diskengine_raid_wait_events") return wait_events(params);
   const std::lock_guard lock(fabric->mutex);
   if (lacking.contains(method)) throw RpcFailure{-32601, "Method not found"};
   if (const auto failure = failures.find(method); failure != failures.end()) {
@@ -539,6 +384,7 @@ void FakeDataPlane::start() {
   DE_ASSERT(listener.has_value());
   state_->listener.emplace(std::move(*listener));
   state_->stopping = false;
+  ++state_->starts;
   state_->thread = std::thread([this] { state_->serve(); });
 }
 
@@ -556,6 +402,7 @@ void FakeDataPlane::stop() {
   state_->raids.clear();
   state_->vhosts.clear();
   state_->has_tcp = false;
+  state_->events.clear();
 }
 
 void FakeDataPlane::fail_next(const std::string& method, int code, const std::string& message) {
@@ -605,8 +452,8 @@ void FakeDataPlane::drop_lost_legs() {
     for (auto& [raid_name, raid] : state_->raids) {
       const bool is_last =
           std::count(raid.legs.begin(), raid.legs.end(), "") + 1 >= static_cast<ptrdiff_t>(raid.legs.size());
-      for (std::string& leg : raid.legs)
-        if (leg == name + "n1" && !is_last) leg.clear();
+      for (const std::string& leg : std::vector<std::string>(raid.legs))
+        if (leg == name + "n1" && !is_last) state_->leave_raid(raid_name, leg);
       if (raid.process_target == name + "n1") raid.process_target.clear();
     }
   }

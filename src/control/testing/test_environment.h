@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 #include "control/environment.h"
 
@@ -20,6 +21,11 @@ class TestEnvironment final : public Environment {
     return z ^ (z >> 31);
   }
   void pause_ms(int64_t ms) override { now_ms_ += ms; }
+  std::string process_identity() const override { return identity; }
+  bool has_ended(const std::string& process) const override { return ended == process; }
+
+  std::string identity = "pid 1 on here;1";
+  std::string ended;  // the process that is seen to have ended
 
  private:
   std::atomic<int64_t> now_ms_{0};

@@ -11,7 +11,7 @@ Result<std::unique_ptr<HostDevice>> HostDevice::make(const std::shared_ptr<Verbs
   TRY_ASSIGN(const ibv_device_attr attributes, verbs->query_device(context));
   std::unique_ptr<HostDevice> device(new HostDevice(context, attributes));
   TRY_ASSIGN(ibv_pd* const pd, verbs->alloc_pd(context));
-  device->map_ = registrar.make_map(verbs, reactor, OwnedPd(*verbs, pd));
+  device->map_ = std::make_shared<MemoryMap>(verbs, reactor, OwnedPd(*verbs, pd), registrar);
   const std::span<uint8_t> memory = device->pool_.memory();
   TRY_ASSIGN(ibv_mr* const mr,
              verbs->reg_mr(pd, memory.data(), memory.size(),

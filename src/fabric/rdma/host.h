@@ -13,8 +13,8 @@
 #include <mutex>
 #include <vector>
 
+#include "fabric/bounce_pool.h"
 #include "fabric/host.h"
-#include "fabric/rdma/bounce_pool.h"
 #include "fabric/rdma/cm.h"
 #include "fabric/rdma/memory_map.h"
 

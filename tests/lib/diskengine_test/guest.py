@@ -51,6 +51,7 @@ class Guest:
         self.files = dict(files or {})
         self.libraries = list(libraries)  # opened by programs themselves, so not seen by ldd
         self.qemu_args = list(qemu_args)
+        self.kernel_args = []
         self.process = None
         self.boot_s = None
         self._port = None
@@ -78,7 +79,7 @@ class Guest:
         return [
             QEMU, "-M", "q35,memory-backend=memory", *accelerator(), "-smp", str(self.cpus), "-m", str(self.memory_mb),
             "-object", memory, "-kernel", kernel, "-initrd", image, "-nodefaults", "-display", "none", "-no-reboot",
-            "-append", "console=ttyS0 quiet mitigations=off panic=-1",
+            "-append", " ".join(["console=ttyS0 quiet mitigations=off panic=-1", *self.kernel_args]),
             "-serial", f"file:{self._console_path}", "-serial", f"unix:{self._port_path},server=on,wait=off",
             *self.qemu_args,
         ]  # fmt: skip

@@ -15,7 +15,7 @@
 #include "base/list.h"
 #include "runtime/dma_buffer.h"
 
-namespace diskengine::fabric::rdma {
+namespace diskengine::fabric {
 
 class BouncePool {
  public:
@@ -91,4 +91,4 @@ class BouncePool {
   List<Waiter> waiting_;
 };
 
-}  // namespace diskengine::fabric::rdma
+}  // namespace diskengine::fabric

@@ -1,0 +1,109 @@
+"""A data plane in a guest drives emulated NVMe disks on the PCI bus by itself, through VFIO and an emulated IOMMU."""
+
+import hashlib
+
+from diskengine_test import RpcError, TestCase
+from diskengine_test.guest import NVME_TCP_MODULES
+from diskengine_test.nvme_pcie import add_nvme, bind_vfio, make_pcie_guest, nvme_addresses
+from diskengine_test.rdma import GuestDataPlane
+
+DISK_BYTES = 64 << 20
+NQN = "nqn.2024-01.io.diskengine:pcie"
+FIO = (
+    "/bin/fio --name=verify --filename=/dev/nvme0n1 --ioengine=libaio --direct=1 --rw=randwrite --bsrange=512-256k"
+    " --size=16M --iodepth=8 --verify=crc32c --do_verify=1 --verify_fatal=1"
+)
+
+
+def digest(path):
+    with open(path, "rb") as disk:
+        return hashlib.md5(disk.read()).hexdigest()
+
+
+class NvmePcie(TestCase):
+    TEST_TIMEOUT_S = 300
+
+    def boot(self, disks, modules=(), programs=(), trace=None):
+        port = self.free_port()
+        self.guest = make_pcie_guest(self, [port], modules, programs)
+        for serial, namespaces in disks.items():
+            add_nvme(self.guest, serial, namespaces)
+        if trace:
+            self.guest.qemu_args += ["-trace", trace, "-D", self.path("trace")]
+        self.guest.start()
+        print(f"booted in {self.guest.boot_s:.1f} s")
+        self.addresses = nvme_addresses(self.guest)
+        self.assertEqual(len(self.addresses), len(disks))
+        self.io = GuestDataPlane(self, self.guest, "io", port, "0x3")
+        return self.io
+
+    def attach(self, number=1, **options):
+        return self.io.rpc.bdev_nvme_attach_controller(
+            name=f"NvmeDisk{number}", trtype="PCIe", traddr=self.addresses[number - 1], **options
+        )
+
+    def traced(self, event):
+        with open(self.path("trace")) as file:
+            return file.read().count(event)
+
+    def perf(self, disk, **options):
+        run = self.io.rpc.diskengine_perf_run(bdev_name=disk, warm_up_ms=100, **options)
+        self.assertGreater(run["ios"], 0, options)
+        return run
+
+    def export_to_linux(self, disk):
+        """The guest's own kernel sees the disk as /dev/nvme0n1, over NVMe/TCP."""
+        rpc = self.io.rpc
+        rpc.nvmf_create_transport(trtype="TCP")
+        rpc.nvmf_create_subsystem(nqn=NQN, allow_any_host=True, serial_number="DE01")
+        rpc.nvmf_subsystem_add_ns(nqn=NQN, namespace={"bdev_name": disk})
+        address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": "4420"}
+        rpc.nvmf_subsystem_add_listener(nqn=NQN, listen_address=address)
+        self.guest.run(f"/bin/nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN} -i 2")
+        self.guest.run("for i in $(seq 40); do [ -b /dev/nvme0n1 ] && exit 0; sleep 0.25; done; exit 1")
+
+    def statistics(self):
+        """The PCIe counters of the reactor whose queues had most to do."""
+        groups = self.io.rpc.bdev_nvme_get_transport_statistics()["poll_groups"]
+        transports = [transport for group in groups for transport in group["transports"]]
+        pcie = [transport for transport in transports if transport["trname"] == "PCIe"]
+        return max(pcie, key=lambda transport: transport["submitted_requests"])
+
+    def end(self):
+        self.assertEqual(self.io.stop(), 0, self.io.log())
+        self.guest.power_off()
+
+    def test_disks_are_driven_and_hold_what_was_written(self):
+        media = [self.make_file(f"disk{number}", DISK_BYTES) for number in (1, 2)]
+        io = self.boot(
+            {"NV1": [(media[0], 512), (media[1], 4096)]}, NVME_TCP_MODULES, ["nvme", "fio"], "pci_nvme_flush_ns"
+        )
+        with self.assertRaises(RpcError) as unbound:
+            self.attach()
+        self.assertEqual((unbound.exception.code, "vfio-pci" in unbound.exception.message), (-16, True))
+        bind_vfio(self.guest, self.addresses[0])
+        self.assertEqual(self.attach(), ["NvmeDisk1n1", "NvmeDisk1n2"])
+        first, second = io.rpc.bdev_get_bdevs()
+        self.assertEqual((first["block_size"], second["block_size"]), (512, 4096))
+        self.assertEqual(first["num_blocks"] * 512, DISK_BYTES)
+        self.assertEqual(first["driver_specific"]["nvme"][0]["pci_address"], self.addresses[0])
+        self.assertEqual(first["driver_specific"]["nvme"][0]["ctrlr_data"]["serial_number"], "NV1")
+        health = io.rpc.bdev_nvme_get_controller_health_info(name="NvmeDisk1")
+        self.assertEqual((health["temperature_celsius"], health["media_errors"]), (50, 0))
+
+        for size, depth in ((512, 1), (4096, 1), (4096, 32), (4096, 128), (131072, 8), (1048576, 2)):
+            for reads in (0, 100):
+                run = self.perf("NvmeDisk1n1", io_size=size, read_percent=reads, queue_depth=depth, duration_ms=800)
+                print(f"{size} bytes at depth {depth}, {reads} % reads: {run['iops']:.0f} IOPS")
+        self.perf("NvmeDisk1n2", io_size=4096, read_percent=50, queue_depth=8, duration_ms=300)
+
+        self.export_to_linux("NvmeDisk1n1")
+        flushes = self.traced("pci_nvme_flush_ns")
+        self.assertIn("err= 0", self.guest.run(FIO, 120))
+        self.guest.run("blockdev --flushbufs /dev/nvme0n1; dd if=/dev/zero of=/dev/nvme0n1 bs=4k count=1 conv=fsync")
+        self.assertGreater(self.traced("pci_nvme_flush_ns"), flushes)
+        print(self.statistics())
+        inside = self.guest.run("md5sum < /dev/nvme0n1", 120).split()[0]
+        self.guest.run(f"/bin/nvme disconnect -n {NQN}")
+        self.end()
+        self.assertEqual(digest(media[0]), inside)
