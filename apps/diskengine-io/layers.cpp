@@ -13,8 +13,10 @@
 #include "nvme/manager.h"
 #include "nvmf/target.h"
 #include "raid/manager.h"
+#include "rpc/methods_bdev_content.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
+#include "rpc/methods_bdev_health.h"
 #include "rpc/methods_bdev_lvol.h"
 #include "rpc/methods_bdev_nvme.h"
 #include "rpc/methods_bdev_raid.h"
@@ -36,6 +38,7 @@ Layer disks(const LayerContext& context) {
     rpc::add_disk_methods(methods, devices, examination, random);
     rpc::add_decorator_methods(methods, devices, random);
     rpc::add_perf_methods(methods, devices);
+    rpc::add_content_methods(methods, devices);
   };
   return layer;
 }
@@ -58,8 +61,9 @@ Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions
   Layer layer;
   layer.name = "nvme host";
   layer.subsystem = "bdev";
-  layer.add_methods = [host, reactors = context.reactors](rpc::MethodTable& methods) {
+  layer.add_methods = [host, reactors = context.reactors, &devices = context.devices](rpc::MethodTable& methods) {
     rpc::add_bdev_nvme_methods(methods, host->manager, reactors);
+    rpc::add_health_methods(methods, devices, host->manager);
   };
   layer.config_calls = [host] { return host->manager.config_calls(); };
   layer.stop = [host] { return host->manager.stop(); };

@@ -24,6 +24,26 @@ std::string stand_in_name(int64_t volume_id, int64_t slot) { return fmt::format(
 std::string nvme_disk_name(int64_t disk_id) { return fmt::format("NvmeDisk{}", disk_id); }
 std::string nvme_disk_bdev_name(int64_t disk_id) { return nvme_disk_name(disk_id) + "n1"; }
 
+bool is_pci_disk(std::string_view path) {
+  constexpr std::string_view kSerial = "serial:";
+  constexpr size_t kSerialChars = 20;  // as many as NVMe has room for
+  if (path.starts_with(kSerial)) {
+    path.remove_prefix(kSerial.size());
+    return !path.empty() && path.size() <= kSerialChars &&
+           std::all_of(path.begin(), path.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+  }
+  // dddd:bb:dd.f, where a domain may have five digits.
+  constexpr std::string_view kForm = "hhhh:hh:hh.o";
+  if (path.size() == kForm.size() + 1) path.remove_prefix(1);
+  if (path.size() != kForm.size()) return false;
+  for (size_t i = 0; i < path.size(); ++i) {
+    const char c = path[i];
+    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    if (kForm[i] == 'h' ? !hex : kForm[i] == 'o' ? c < '0' || c > '7' : c != kForm[i]) return false;
+  }
+  return true;
+}
+
 std::string lvol_store_name(std::string_view disk_uuid) { return fmt::format("lvs_{}", disk_uuid); }
 std::string lvol_name(int64_t lvol_id) { return fmt::format("lvol_{}", lvol_id); }
 std::string lvol_alias(std::string_view disk_uuid, int64_t lvol_id) {

@@ -26,6 +26,8 @@ std::string raid_bdev_name(int64_t volume_id);
 std::string stand_in_name(int64_t volume_id, int64_t slot);
 std::string nvme_disk_name(int64_t disk_id);
 std::string nvme_disk_bdev_name(int64_t disk_id);
+// A disk on the PCI bus that the data plane drives itself, by address ("0000:00:04.0") or by "serial:<serial number>".
+bool is_pci_disk(std::string_view path);
 // The store on a disk, and an lvol in it. The UUID of an lvol is the data plane's to choose; by these names it is found
 // again when its creation was cut short before the UUID was recorded.
 std::string lvol_store_name(std::string_view disk_uuid);

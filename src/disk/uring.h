@@ -62,6 +62,7 @@ class UringDisk final : public Device {
 
   const Backing& backing() const noexcept { return backing_; }
   Flavour flavour() const noexcept { return options_.flavour; }
+  const std::string& path() const noexcept { return options_.path; }
 
   // For channels, any reactor.
   // fallocate(FALLOC_FL_ZERO_RANGE) was refused once: zeroes are written from now on.

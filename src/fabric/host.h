@@ -18,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/list.h"
 #include "base/result.h"
@@ -131,6 +132,8 @@ class HostTransport {
   // those that can be seen at once: a bad address, no descriptors left.
   virtual Result<std::unique_ptr<HostQueue>> connect(Reactor& reactor, const HostAddress& address,
                                                      const HostQueueOptions& options, HostQueueEvents& events) = 0;
+  // Where controllers are known to be, for a transport that can tell.
+  virtual std::vector<std::string> addresses() const { return {}; }
 };
 
 }  // namespace diskengine::fabric

@@ -360,6 +360,16 @@ Task<Result<spec::SmartLog>> Association::read_health() {
   co_return log;
 }
 
+Task<Result<std::vector<spec::ErrorLogEntry>>> Association::read_errors() {
+  std::vector<spec::ErrorLogEntry> entries(std::min<size_t>(identity_->elpe + size_t{1}, kErrorEntriesMax));
+  Result<void> read =
+      co_await read_log(spec::LogPage::error, 0,
+                        {reinterpret_cast<uint8_t*>(entries.data()), entries.size() * sizeof(spec::ErrorLogEntry)});
+  CO_TRY(read);
+  std::erase_if(entries, [](const spec::ErrorLogEntry& entry) { return entry.count == 0; });
+  co_return entries;
+}
+
 Task<Result<void>> Association::acknowledge_namespace_change() {
   std::vector<uint8_t> list(spec::kIdentifyBytes);
   Result<void> read = co_await read_log(spec::LogPage::changed_namespaces, 0, list);

@@ -51,6 +51,7 @@ class Association {
   static constexpr size_t kNamespacesMax = 1024;
   static constexpr uint32_t kTransferBytesMax = 1024 * 1024;
   static constexpr uint32_t kDiscoveryEntriesMax = 1024;
+  static constexpr size_t kErrorEntriesMax = 64;
 
   Association(Reactor& reactor, fabric::HostTransport& transport, const HostOptions& host,
               const ControllerOptions& options, std::function<void(const Error&)> lost);
@@ -63,6 +64,8 @@ class Association {
   Task<Result<std::vector<NamespaceInfo>>> read_namespaces();
   Task<Result<std::vector<spec::DiscoveryEntry>>> read_discovery_log();
   Task<Result<spec::SmartLog>> read_health();
+  // The entries of the error log that are in use, newest first; at most kErrorEntriesMax.
+  Task<Result<std::vector<spec::ErrorLogEntry>>> read_errors();
   // Reads the changed-namespace list, which re-arms that event.
   Task<Result<void>> acknowledge_namespace_change();
   // Asks for one command of an I/O queue to be aborted; true if the controller says it was.

@@ -296,6 +296,16 @@ Task<Result<spec::SmartLog>> Controller::read_health() {
   co_return log;
 }
 
+Task<Result<std::vector<spec::ErrorLogEntry>>> Controller::read_errors() {
+  std::shared_ptr<Controller> self = shared_from_this();
+  Gate::Pass pass(gate_);
+  if (!pass || association() == nullptr)
+    co_return Error(Errc::unreachable, fmt::format("controller {} is not connected: {}", options_.name, reason_));
+  Task<Result<std::vector<spec::ErrorLogEntry>>> reading = association_->read_errors();
+  Result<std::vector<spec::ErrorLogEntry>> log = co_await reading;
+  co_return log;
+}
+
 // --- Events of the controller ---------------------------------------------------------------------------------------
 
 void Controller::on_event(uint32_t cdw0) {

@@ -57,6 +57,8 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   Task<void> stop();
   // The SMART log, while it is enabled.
   Task<Result<spec::SmartLog>> read_health();
+  // The entries of the error log that are in use, newest first.
+  Task<Result<std::vector<spec::ErrorLogEntry>>> read_errors();
 
   const ControllerOptions& options() const noexcept { return options_; }
   const HostOptions& host_options() const noexcept { return host_; }

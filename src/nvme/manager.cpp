@@ -9,6 +9,11 @@
 #include "nvme/discovery.h"
 
 namespace diskengine::nvme {
+namespace {
+
+constexpr std::string_view kSerial = "serial:";
+
+}  // namespace
 
 bool PathFilter::matches(const ControllerOptions& options) const {
   const auto same = [](const std::string& wanted, const std::string& found) {
@@ -75,6 +80,13 @@ Task<Result<std::vector<std::string>>> HostManager::attach(ControllerOptions opt
                     fmt::format("there are already {} controllers, the most this process holds", kControllersMax));
   if (options.host_nqn.empty()) options.host_nqn = host_nqn_;
   options.host_id = host_id_;
+  if (options.address.address.starts_with(kSerial)) {
+    Result<std::string> found = co_await find_serial(options, *transport);
+    CO_TRY(found);
+    options.address.address = std::move(*found);
+    if (entries_.contains(name))  // taken while others were asked
+      co_return Error(Errc::already_exists, fmt::format("a controller named {} already exists", name));
+  }
   Entry& entry = *entries_.emplace(name, std::make_unique<Entry>()).first->second;
   ControllerEvents& events = *this;
   entry.controller = std::make_shared<Controller>(main_, **transport, options_, std::move(options), events);
@@ -90,6 +102,38 @@ Task<Result<std::vector<std::string>>> HostManager::attach(ControllerOptions opt
   std::vector<std::string> names;
   for (const auto& [nsid, disk] : entry.disks) names.push_back(NvmeDisk::name_of(*entry.controller, nsid));
   co_return names;
+}
+
+// The serial number of the controller at an address; it is asked, and let go of again.
+Task<Result<std::string>> HostManager::ask_serial(ControllerOptions options, fabric::HostTransport* transport) {
+  for (const auto& [name, entry] : entries_)
+    if (entry->controller && entry->controller->options().address.address == options.address.address) {
+      const auto& serial = entry->controller->identity().serial_number;
+      co_return text_of(serial, sizeof serial);
+    }
+  Association association(main_, *transport, options_, options, nullptr);
+  Result<void> known = co_await association.establish();
+  std::string serial;
+  if (known) serial = text_of(association.identity().serial_number, sizeof association.identity().serial_number);
+  Task<void> closing = association.shut_down();
+  co_await closing;
+  CO_TRY(known);
+  co_return serial;
+}
+
+Task<Result<std::string>> HostManager::find_serial(ControllerOptions options, fabric::HostTransport* transport) {
+  const std::string wanted = options.address.address.substr(kSerial.size());
+  std::string others;
+  for (const std::string& address : transport->addresses()) {
+    options.address.address = address;
+    Result<std::string> serial = co_await ask_serial(options, transport);
+    if (serial && *serial == wanted) co_return address;
+    others += fmt::format("{}{} {}", others.empty() ? "" : ", ", address,
+                          serial ? "has " + *serial : "does not tell: " + serial.error().message());
+  }
+  co_return Error(Errc::not_found,
+                  fmt::format("no NVMe controller that this process may drive has the serial number {} ({})", wanted,
+                              others.empty() ? "there are none" : others));
 }
 
 Task<Result<void>> HostManager::detach(std::string name, PathFilter filter) {
@@ -150,6 +194,15 @@ Task<Result<spec::SmartLog>> HostManager::read_health(std::string name) {
     co_return Error(Errc::unreachable, fmt::format("controller {} is not connected: {}", name, controller->reason()));
   Task<Result<spec::SmartLog>> reading = controller->read_health();
   Result<spec::SmartLog> log = co_await reading;
+  co_return log;
+}
+
+Task<Result<std::vector<spec::ErrorLogEntry>>> HostManager::read_errors(std::string name) {
+  Result<std::shared_ptr<Controller>> found = find(name);
+  if (!found) co_return found.error();
+  std::shared_ptr<Controller> controller = *found;
+  Task<Result<std::vector<spec::ErrorLogEntry>>> reading = controller->read_errors();
+  Result<std::vector<spec::ErrorLogEntry>> log = co_await reading;
   co_return log;
 }
 

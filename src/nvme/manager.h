@@ -58,10 +58,13 @@ class HostManager final : private ControllerEvents {
   const std::string& default_host_nqn() const noexcept { return host_nqn_; }
 
   // Connects and returns the names of the devices, in order of namespaces. Errc::already_exists if the name is taken.
+  // An address "serial:<serial number>" is looked for among the controllers that the transport knows of.
   Task<Result<std::vector<std::string>>> attach(ControllerOptions options);
   Task<Result<void>> detach(std::string name, PathFilter filter);
   Task<Result<void>> reset(std::string name, uint16_t controller_id);
   Task<Result<spec::SmartLog>> read_health(std::string name);
+  // The error log, newest first.
+  Task<Result<std::vector<spec::ErrorLogEntry>>> read_errors(std::string name);
 
   // Errc::no_device.
   Result<std::shared_ptr<Controller>> find(std::string_view name) const;
@@ -94,6 +97,8 @@ class HostManager final : private ControllerEvents {
   Task<void> remove_device(std::string name);
   Task<void> detach_lost(std::string name);
   Task<Result<void>> take_down(Entry& entry);
+  Task<Result<std::string>> find_serial(ControllerOptions options, fabric::HostTransport* transport);
+  Task<Result<std::string>> ask_serial(ControllerOptions options, fabric::HostTransport* transport);
   Result<fabric::HostTransport*> transport_of(const fabric::HostAddress& address) const;
 
   Reactor& main_;

@@ -19,7 +19,9 @@ using Verdict = SimController::Verdict;
 
 class PcieTest : public testing::Test {
  protected:
-  PcieTest() { log_set_level(LogLevel::error); }
+  explicit PcieTest(bool use_ring = false) : reactor_(reactor_options(clock_, use_ring)) {
+    log_set_level(LogLevel::error);
+  }
   ~PcieTest() override {
     sim_.delete_works = true;
     channel_.reset();
@@ -120,7 +122,8 @@ class PcieTest : public testing::Test {
 
   // Until listed memory at `at` is read into where it is; returns how many requests were so far.
   uint64_t wait_reached(uint8_t* at) {
-    for (int tries = 0; tries < 1000 && stats().direct_requests == 0; ++tries) {
+    for (int tries = 0; tries < 20'000 && stats().direct_requests == 0; ++tries) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));  // for the thread that maps it
       Io io;
       submit(io, Op::read, 0, 1, {{at, 512}});
       EXPECT_TRUE(finish(io).ok());
@@ -129,15 +132,15 @@ class PcieTest : public testing::Test {
     return stats().direct_requests;
   }
 
-  static Reactor::Options reactor_options(const Clock& clock) {
+  static Reactor::Options reactor_options(const Clock& clock, bool use_ring) {
     Reactor::Options options;
     options.clock = &clock;
-    options.use_ring = false;
+    options.use_ring = use_ring;
     return options;
   }
 
   ManualClock clock_;
-  Reactor reactor_{reactor_options(clock_)};
+  Reactor reactor_;
   DeviceRegistry registry_{reactor_};
   Random random_{7};
   SimController sim_;
@@ -294,10 +297,49 @@ TEST_F(PcieTest, WithShadowDoorbellsTheControllerLooksByItself) {
   for (Io& io : ios) EXPECT_TRUE(finish(io).ok());
 }
 
-TEST_F(PcieTest, LongBusyQueuesHaveNoInterruptsAndIdleOnesGetThemBack) {
+// With a reactor that waits for descriptors.
+class PcieInterruptTest : public PcieTest {
+ protected:
+  PcieInterruptTest() : PcieTest(true) {}
+
+  // Answers a request once its queue has gone to wait.
+  IoStatus answer_late() {
+    Io io;
+    sim_.automatic = false;
+    submit(io, Op::read, 0, 1);
+    for (int i = 0; i < 100; ++i) {
+      reactor_.turn();
+      clock_.advance_ns(1'000'000);
+    }
+    EXPECT_EQ(sim_.step(), 1u);
+    sim_.automatic = true;
+    return finish(io);
+  }
+};
+
+TEST_F(PcieInterruptTest, AnIdleQueueIsWokenByItsInterrupt) {
+  attach();
+  EXPECT_TRUE(answer_late().ok());
+  for (int i = 0; i < 30; ++i) EXPECT_TRUE(run(Op::read, 0, 1).ok());  // busy for so long that it was off
+  EXPECT_TRUE(answer_late().ok());
+}
+
+TEST_F(PcieInterruptTest, AQueueGetsInterruptsWhateverTheOneBeforeItLeft) {
   attach();
   for (int i = 0; i < 30; ++i) EXPECT_TRUE(run(Op::read, 0, 1).ok());
-  EXPECT_GE(sim_.interrupts_switched, 1u);
+  EXPECT_FALSE(sim_.interrupts_on(1));
+  on_reactor([&] {
+    channel_.reset();
+    channel_ = *disk_->open_channel(reactor_);
+  });
+  EXPECT_TRUE(run(Op::read, 0, 1).ok());
+  EXPECT_TRUE(answer_late().ok());
+}
+
+TEST_F(PcieInterruptTest, AQueueWhoseInterruptTheKernelRefusesIsPolled) {
+  attach();
+  sim_.refuse_vectors = true;
+  EXPECT_TRUE(answer_late().ok());
 }
 
 TEST_F(PcieTest, HealthAndErrorsAreRead) {
@@ -310,6 +352,32 @@ TEST_F(PcieTest, HealthAndErrorsAreRead) {
   EXPECT_EQ(log->temperature_k(), 311);
   EXPECT_EQ(log->available_spare_percent, 98);
   EXPECT_EQ(log->media_errors.low, 5u);
+}
+
+TEST_F(PcieTest, TheErrorLogShowsEntriesInUse) {
+  attach();
+  Result<std::vector<spec::ErrorLogEntry>> log = wait(manager_.read_errors("NvmeDisk1"));
+  ASSERT_TRUE(log);
+  ASSERT_EQ(log->size(), 1u);
+  EXPECT_EQ(log->front().count, 7u);
+  EXPECT_EQ(log->front().lba, 42u);
+  EXPECT_EQ(spec::status_of(log->front().status), Status::unrecovered_read_error);
+}
+
+TEST_F(PcieTest, ADiskIsFoundByItsSerialNumber) {
+  ControllerOptions wanted = options();
+  wanted.address.address = "serial:SIM1";
+  Result<std::vector<std::string>> names = wait(manager_.attach(wanted));
+  ASSERT_TRUE(names) << names.error().message();
+  EXPECT_EQ((*manager_.find("NvmeDisk1"))->options().address.address, "0000:00:04.0");
+  EXPECT_EQ(sim_.opens, 2u) << "asked, and then attached";
+  wanted.name = "Again";
+  EXPECT_EQ(wait(manager_.attach(wanted)).error().code(), Errc::busy);
+  wanted.address.address = "serial:OTHER";
+  const Error other = wait(manager_.attach(wanted)).error();
+  EXPECT_EQ(other.code(), Errc::not_found);
+  EXPECT_NE(other.message().find("0000:00:04.0 has SIM1"), std::string::npos) << other.message();
+  EXPECT_EQ(sim_.opens, 2u) << "what is attached is not asked again";
 }
 
 TEST_F(PcieTest, QueuesAreLimitedToTheVectorsThereAre) {

@@ -17,8 +17,6 @@ Error refuse(Errc code, const AssembleOptions& options, const std::string& why) 
 
 // An epoch counts before a sequence: a writer that was cut off may have gone on to number its own superblocks.
 bool newer(const LegContents& a, const LegContents& b) {
-  if constexpr (mutated(Mutation::wrong_leg))
-    return std::pair(a.epoch(), a.sequence()) < std::pair(b.epoch(), b.sequence());
   return std::pair(a.epoch(), a.sequence()) > std::pair(b.epoch(), b.sequence());
 }
 

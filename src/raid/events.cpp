@@ -16,6 +16,12 @@ std::string_view name_of(EventType type) noexcept {
       return "in_sync";
     case EventType::fenced:
       return "fenced";
+    case EventType::cache_lost:
+      return "cache_lost";
+    case EventType::stopped:
+      return "stopped";
+    case EventType::resumed:
+      return "resumed";
     case EventType::repair_failed:
       return "repair_failed";
     case EventType::legs_differ:

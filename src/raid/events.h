@@ -21,6 +21,9 @@ enum class EventType : uint8_t {
   excluded,          // the leg is out, on every reactor
   in_sync,           // a leg holds everything and is read from
   fenced,            // the volume's writer was stopped for good
+  cache_lost,        // the leg may lack writes that were acknowledged and not flushed
+  stopped,           // so may every leg: the volume waits until it is told to go on
+  resumed,           // it was told
   repair_failed,     // the leg cannot read what was rewritten on it
   legs_differ,       // a scrub found blocks in which legs in sync differ
   scrub_ended,       // a scrub is done, or was stopped

@@ -15,6 +15,7 @@ Task<IoStatus> leg_io(LegRef leg, Op op, uint64_t lba, std::span<uint8_t> data) 
     const uint64_t blocks = std::min<uint64_t>(most, data.size() / block_size);
     const std::span<uint8_t> piece = data.first(blocks * block_size);
     const IoStatus status = co_await control_io(*leg.slot().control, op, leg.slot().data_offset + lba, piece, false);
+    if (!leg.there()) co_return IoStatus::error(IoCode::canceled);
     if (!status.ok()) co_return status;
     lba += blocks;
     data = data.subspan(piece.size());

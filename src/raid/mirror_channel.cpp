@@ -66,7 +66,7 @@ void MirrorChannel::start(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::fenced));
     return;
   }
-  if (waiting_count_ == 0 && begin(request)) [[likely]]
+  if (waiting_count_ == 0 && !view_->stopped && begin(request)) [[likely]]
     return;
   if (waiting_count_ == kWaitingMax) {
     conclude(request, IoStatus::error(IoCode::io_error, EAGAIN));
@@ -179,6 +179,10 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   const unsigned tag = child.tag;
   const IoStatus status = child.status;
   if (status.ok() || status.code == IoCode::miscompare || is_refusal(status.code)) [[likely]] {
+    if ((view_->in_sync & ~view_->unread & mask_of(tag)) == 0 || view_->stopped) [[unlikely]] {
+      read_again(child);
+      return;
+    }
     give_back(child);
     conclude(request, status);
     return;
@@ -201,6 +205,18 @@ void MirrorChannel::read_answered(Child& child) noexcept {
                   .lba = request.lba,
                   .blocks = request.blocks});
   send_read(request);  // with the child just given back
+}
+
+// Nobody reads from that leg any more: it may have answered with less than what was acknowledged.
+void MirrorChannel::read_again(Child& child) noexcept {
+  Request& request = *child.parent;
+  give_back(child);
+  if (!view_->stopped) {
+    send_read(request);
+    return;
+  }
+  waiting_.push_front(request);
+  ++waiting_count_;
 }
 
 // --- Writes, write-zeroes, unmaps and flushes
@@ -296,6 +312,10 @@ void MirrorChannel::settle(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::fenced));
     return;
   }
+  if (view_->stopped && request.op == Op::flush) [[unlikely]] {
+    park(request);  // it made nothing durable of what is lost
+    return;
+  }
   const View& view = *released_;
   // A leg that it was not sent to either left before (then another reactor may still read from it until the view
   // without it is released) or came into sync since (then the copy brought it everything).
@@ -362,8 +382,8 @@ void MirrorChannel::untrack(Request& request) noexcept {
 void MirrorChannel::resume() noexcept {
   resuming_ = true;
   close_idle_ports();
-  if (!held_.empty()) resume_held();
-  if (!waiting_.empty()) resume_waiting();
+  if (!held_.empty() && !view_->stopped) resume_held();
+  if (!waiting_.empty() && !view_->stopped) resume_waiting();
   resuming_ = false;
   // The last of these may destroy this channel.
   List<Request> due;
@@ -426,7 +446,7 @@ void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
     if (leg != nullptr && ports_[leg->tag()].leg == nullptr) open_port(leg);
   adopt_locks(*before);
   if (view->fenced && !before->fenced) fail_all_fenced();
-  if (!held_.empty()) schedule_resume();
+  if (!held_.empty() || !waiting_.empty()) schedule_resume();
 }
 
 // Ends what has not been sent, and what waits to be acknowledged. What is under way ends when its legs answer.

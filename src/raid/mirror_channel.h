@@ -138,6 +138,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   LegMask readable(const Request& request, const Io& io) const noexcept;
   unsigned choose_leg(LegMask candidates, uint64_t lba) const noexcept;
   void read_answered(Child& child) noexcept;
+  void read_again(Child& child) noexcept;
 
   // Everything that goes to all legs.
   bool must_hold(const Request& request, Io& io) noexcept;

@@ -17,7 +17,8 @@ enum class Mutation : uint8_t {
   skipped_flush,       // regions are cleared without a flush of the legs
   unlocked_copy,       // a copy to a leg does not keep writes off its window
   unordered_writes,    // overlapping writes of different reactors go to the legs as they come
-  wrong_leg,           // of the named legs the one with the oldest superblock is believed
+  wrong_leg,           // of legs that may differ the one with the oldest superblock is read
+  trusted_cache,       // a leg whose target was started anew counts as if it had lost nothing
   old_epoch,           // a writer whose epoch is over may put the volume together
 };
 

@@ -17,6 +17,8 @@ TEST(MirrorHistory, TwoLegsThatFail) { run_histories({.legs = 2}, 20); }
 TEST(MirrorHistory, ThreeLegsThatFail) { run_histories({.legs = 3}, 10); }
 TEST(MirrorHistory, SuperblocksAndLegsThatFail) { run_histories({.legs = 2, .superblock = true}, 6); }
 TEST(MirrorHistory, ExclusionsThatAreConfirmed) { run_histories({.legs = 3, .superblock = true, .confirm = true}, 6); }
+TEST(MirrorHistory, LegsThatLoseTheirCaches) { run_histories({.legs = 2, .superblock = true, .caches = true}, 6); }
+TEST(MirrorHistory, ThreeLegsThatLoseTheirCaches) { run_histories({.legs = 3, .confirm = true, .caches = true}, 6); }
 TEST(MirrorHistory, WindowsOfOneBlock) { run_histories({.legs = 2, .window_kb = 1}, 6); }
 
 }  // namespace

@@ -27,6 +27,8 @@ class TestDisk final : public Device {
   uint64_t failing_next = 0;  // so many of its next requests
   IoCode failure = IoCode::io_error;
   bool completes_at_once = false;  // without complete_some()
+  bool caches = false;             // what is not flushed can be lost
+  unsigned holds = 0;              // somebody still has to take notice that it was
   uint64_t flushes = 0;
   uint64_t writes = 0;
   uint64_t zero_writes = 0;                           // write_zeroes and unmap requests
@@ -42,7 +44,7 @@ class TestDisk final : public Device {
     ~TestChannel() override { std::erase(disk_.open, this); }
     // Completes one outstanding request, chosen at random. Runs in its reactor's turn.
     bool complete_one(Random& random) {
-      if (waiting_.empty()) return false;
+      if (waiting_.empty() || disk_.holds > 0) return false;
       const size_t index = random.below(waiting_.size());
       Request* request = waiting_[index];
       waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(index));
@@ -62,7 +64,7 @@ class TestDisk final : public Device {
 
    private:
     void start(Request& request) noexcept override {
-      if (disk_.completes_at_once) {
+      if (disk_.completes_at_once && disk_.holds == 0) {
         const IoStatus status = disk_.fails_now(request) ? IoStatus::error(disk_.failure) : disk_.apply(request);
         finish(request, status);
       } else {
@@ -72,6 +74,17 @@ class TestDisk final : public Device {
     TestDisk& disk_;
     std::vector<Request*> waiting_;
   };
+
+  // What was not flushed is gone, and whoever has the disk hears of it, before any more requests complete.
+  void lose_cache() {
+    bytes = durable;
+    ++holds;
+    announce_cache_lost(std::shared_ptr<void>(&holds, [](void* count) { --*static_cast<unsigned*>(count); }));
+  }
+  void begin_to_cache() {
+    caches = true;
+    durable = bytes;
+  }
 
   static std::shared_ptr<TestDisk> make(const std::string& name, uint64_t blocks, bool capable = true) {
     DeviceInfo info;
@@ -157,12 +170,19 @@ class TestDisk final : public Device {
         break;
       case Op::flush:
         ++flushes;
+        if (caches) durable = bytes;
         break;
+    }
+    if (caches && request.fua) {
+      const auto begin = static_cast<std::ptrdiff_t>(request.lba * kBlockSize);
+      const auto length = static_cast<std::ptrdiff_t>(request.blocks * kBlockSize);
+      std::copy_n(bytes.begin() + begin, length, durable.begin() + begin);
     }
     return IoStatus::success();
   }
 
   std::vector<uint8_t> bytes;
+  std::vector<uint8_t> durable;
   std::vector<TestChannel*> open;
 };
 

@@ -91,6 +91,7 @@ class History {
     uint32_t window_kb = 4;
     uint32_t region_kb = 4;
     bool confirm = false;  // exclusions count only when confirmed, which comes late
+    bool caches = false;   // disks lose what was not flushed, as long as another leg has it
     bool record = false;   // somebody keeps the record of the legs, confirms, and puts the volume together
   };
 
@@ -195,6 +196,7 @@ class History {
   }
   void add_disk(std::shared_ptr<TestDisk> disk) {
     disks_.push_back(std::move(disk));
+    if (shape_.caches) disks_.back()->begin_to_cache();
     EXPECT_TRUE(registry_.add(disks_.back()));
     settle();
   }
@@ -249,6 +251,8 @@ class History {
       turn(random_.chance(1, 2) ? main_ : other_);
     } else if (what < 975) {
       add_or_remove();
+    } else if (shape_.caches && what == 996) {
+      lose_a_cache();
     } else if (what >= 997) {
       if (const auto volume = manager_.find("r")) static_cast<void>(volume->start_scrub(0).has_value());
     } else if (shape_.failures && what < 985) {
@@ -313,6 +317,16 @@ class History {
         record_.in_sync.insert(slot->name);
       }
     }
+  }
+
+  void lose_a_cache() {
+    const auto volume = manager_.find("r");
+    TestDisk& disk = *disks_[random_.below(disks_.size())];
+    const bool kept =
+        volume != nullptr && std::any_of(volume->slots().begin(), volume->slots().end(), [&](const auto& s) {
+          return s->role == SlotRole::in_sync && !s->excluding && !s->unsynced && &s->leg->device() != &disk;
+        });
+    if (kept) disk.lose_cache();
   }
 
   void turn(Reactor& reactor) {

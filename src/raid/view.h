@@ -92,8 +92,9 @@ struct View {
   LegMask in_sync = 0;                              // written to; read from, but for those in `unread`
   LegMask rebuilding = 0;                           // written to below copied_until, never read from
   uint64_t copied_until = 0;
-  LegMask unread = 0;   // of in_sync: written to as the others, but not read from
-  bool fenced = false;  // the writer is stopped for good: nothing is acknowledged or taken any more
+  LegMask unread = 0;    // of in_sync: written to as the others, but not read from
+  bool stopped = false;  // nothing is begun, and no read or flush is answered, until it goes on
+  bool fenced = false;   // the writer is stopped for good: nothing is acknowledged or taken any more
   std::array<RangeLock, kRangeLocksMax> locks;
   bool logs = false;          // regions are marked before they are written to (raid/marks.h)
   unsigned region_shift = 0;  // of a block's number, to that of its region

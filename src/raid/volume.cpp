@@ -427,6 +427,10 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
   if (deleting_) co_return Error(Errc::busy, fmt::format("{} is being deleted already", name_));
   deleting_ = true;
   wake_confirmations();
+  if (stopped_) {
+    stop_writer("the volume is being deleted, and was stopped");  // what waits fails
+    publish_soon();
+  }
   const bool was_online = state_ == VolumeState::online;
   state_ = VolumeState::offline;
   if (rebuild_ != nullptr) rebuild_->cancel("the volume is being deleted");

@@ -52,6 +52,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
  public:
   static constexpr uint64_t kSuperblockRetryNs = 1'000'000'000;
   static constexpr uint64_t kLegDrainWaitNs = 5'000'000'000;
+  static constexpr uint64_t kTakeBackWaitNs = 60'000'000'000;
+  static constexpr uint64_t kTakeBackPollNs = 5'000'000;
+  static constexpr const char* kLostCache = "its target was started anew: writes that were not flushed may be lost";
 
   struct Shared {  // what a volume needs of its manager, which outlives it
     DeviceRegistry& registry;
@@ -65,6 +68,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   struct Slot final : DeviceWatcher {
     void on_removed(Device& device) override;
     void on_resized(Device& device) override;
+    void on_cache_lost(Device& device, const std::shared_ptr<void>& hold) override;
     bool present() const noexcept { return leg != nullptr; }
 
     Volume* volume = nullptr;
@@ -150,6 +154,10 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   // new requests fail with IoCode::fenced. Errc::conflict: `epoch` is not later than the volume's own.
   Task<Result<void>> fence(uint64_t epoch);
 
+  // After every leg may have lost what it had not flushed: goes on with what they hold. Errc::not_found: not stopped.
+  Task<Result<void>> resume();
+  bool stopped() const noexcept { return stopped_; }
+
   // Compares all legs in sync (raid/scrub.h). Errc::already_exists: a scrub is under way; busy: it is not online.
   Result<void> start_scrub(uint64_t max_bandwidth_mb_sec);
   // Returns when it has ended; its findings stay until the next one. Errc::not_found: none is under way.
@@ -223,6 +231,11 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   void wake_confirmations();
   Task<bool> wait_for_confirmation(Slot& slot);
   Task<void> clear_superblocks();
+  // volume_cache.cpp
+  void spawn_leg_lost_cache(Slot& slot, std::shared_ptr<void> hold);
+  Task<void> leg_lost_cache(Slot& slot, std::shared_ptr<void> hold);
+  Task<void> take_back(Slot& slot, std::shared_ptr<Device> device);
+  Task<void> stop(Slot& slot);
   unsigned count_in_sync() const noexcept;
   unsigned free_tag() const noexcept;
   unsigned count_present() const noexcept;
@@ -260,6 +273,8 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   bool confirms_ = false;        // exclusions count only when confirmed
   bool fenced_ = false;          // for good
   std::string fence_reason_;
+  bool stopped_ = false;  // until it is told to go on
+  std::string stop_reason_;
   unsigned operational_ = 0;    // legs that are, or are expected to be, working
   uint32_t block_size_ = 0;     // bytes; 0 until the first leg
   uint64_t size_blocks_ = 0;    // 0 until online

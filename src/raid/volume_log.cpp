@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/log.h"
+#include "raid/mutation.h"
 #include "raid/rebuild.h"
 #include "raid/volume.h"
 
@@ -117,9 +118,12 @@ const Volume::Slot* Volume::choose_source() const noexcept {
   const auto rank = [](const Slot& slot) {
     return std::tuple(slot.found_epoch, slot.found_sequence, !slot.found_unsynced);
   };
+  const auto better = [&](const Slot& a, const Slot& b) {
+    return mutated(Mutation::wrong_leg) ? rank(a) < rank(b) : rank(a) > rank(b);
+  };
   const Slot* best = nullptr;
   for (const auto& slot : slots_)
-    if (slot->present() && (best == nullptr || rank(*slot) > rank(*best))) best = slot.get();
+    if (slot->present() && (best == nullptr || better(*slot, *best))) best = slot.get();
   return best;
 }
 

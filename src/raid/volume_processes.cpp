@@ -49,7 +49,7 @@ std::string Volume::scrub_json() const {
 // -----------------------------------------------------------------------------------------------------
 
 void Volume::start_next_rebuild() {
-  if (state_ != VolumeState::online || deleting_ || rebuild_ != nullptr) return;
+  if (state_ != VolumeState::online || deleting_ || stopped_ || rebuild_ != nullptr) return;
   for (const auto& slot : slots_)
     if ((slot->role == SlotRole::attached || slot->unsynced) && !slot->excluding) {
       spawn(run_rebuild(*slot));

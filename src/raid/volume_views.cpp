@@ -26,6 +26,7 @@ std::shared_ptr<const View> Volume::snapshot(uint64_t generation) const {
     if (slot->role == SlotRole::in_sync && (slot->excluding || slot->unsynced)) view->unread |= mask_of(tag);
   }
   view->fenced = fenced_;
+  view->stopped = stopped_;
   view->copied_until = copied_until_;
   view->locks = locks_;
   view->logs = log_.persistent();
@@ -221,6 +222,7 @@ std::string Volume::info_json() {
   if (state_ == VolumeState::configuring) out += fmt::format(R"(,"reason":{})", quoted(why_configuring()));
   if (rebuild_ != nullptr && rebuild_->target().role == SlotRole::rebuilding && !rebuild_->target().excluding)
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
+  if (stopped_) out += ",\"stopped\":true,\"reason\":" + quoted(stop_reason_);
   if (scrub_ != nullptr) out += ",\"scrub\":" + scrub_json();
   out += ",\"repairs\":" + repairs_->json();
   out += "," + epoch_json() + ",\"base_bdevs_list\":[";

@@ -6,10 +6,10 @@
 #include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <cerrno>
-#include <cmath>
 
 #include "fabric/pcie/pci_device.h"
 #include "nvme/discovery.h"
+#include "rpc/nvme_health.h"
 #include "rpc/params.h"
 
 namespace diskengine::rpc {
@@ -75,7 +75,9 @@ Result<nvme::ControllerOptions> controller_options(const json::object& params, c
   options.loss = loss_policy(params, host.options().loss);
   if (options.address.transport == kPcie) {
     options.address_family.clear();
-    TRY_ASSIGN(options.address.address, fabric::pcie::normal_pci_address(options.address.address));
+    if (!options.address.address.starts_with("serial:")) {
+      TRY_ASSIGN(options.address.address, fabric::pcie::normal_pci_address(options.address.address));
+    }
     return options;
   }
   options.address.service = text_param_or(params, "trsvcid", "4420");
@@ -289,43 +291,6 @@ Task<Reply> get_transport_statistics(HostManager& host, std::vector<Reactor*> re
   co_return json::value(json::object{{"poll_groups", std::move(groups)}});
 }
 
-// SPDK prints 128-bit counters as numbers; those past 64 bits lose their last digits here.
-json::value wide(const spec::Uint128& value) {
-  if (value.high == 0) return value.low;
-  return std::ldexp(static_cast<double>(value.high), 64) + static_cast<double>(value.low);
-}
-
-json::object health_info(const Controller& controller, const spec::SmartLog& log) {
-  const spec::IdentifyController& id = controller.identity();
-  const auto celsius = [](uint16_t kelvin) { return int64_t{kelvin} - 273; };
-  json::object info;
-  info["model_number"] = nvme::text_of(id.model_number, sizeof id.model_number);
-  info["serial_number"] = nvme::text_of(id.serial_number, sizeof id.serial_number);
-  info["firmware_revision"] = nvme::text_of(id.firmware_revision, sizeof id.firmware_revision);
-  info["traddr"] = controller.options().address.address;
-  info["critical_warning"] = log.critical_warning;
-  info["temperature_celsius"] = celsius(log.temperature_k());
-  info["available_spare_percentage"] = log.available_spare_percent;
-  info["available_spare_threshold_percentage"] = log.available_spare_threshold_percent;
-  info["percentage_used"] = log.percentage_used;
-  info["data_units_read"] = wide(log.data_units_read);
-  info["data_units_written"] = wide(log.data_units_written);
-  info["host_read_commands"] = wide(log.host_reads);
-  info["host_write_commands"] = wide(log.host_writes);
-  info["controller_busy_time"] = wide(log.controller_busy_minutes);
-  info["power_cycles"] = wide(log.power_cycles);
-  info["power_on_hours"] = wide(log.power_on_hours);
-  info["unsafe_shutdowns"] = wide(log.unsafe_shutdowns);
-  info["media_errors"] = wide(log.media_errors);
-  info["num_err_log_entries"] = wide(log.error_log_entries);
-  info["warning_temperature_time_minutes"] = log.warning_temperature_minutes;
-  info["critical_composite_temperature_time_minutes"] = log.critical_temperature_minutes;
-  // One name for every sensor in SPDK's answer, which JSON objects cannot have: the last one that reports.
-  for (uint16_t sensor : log.sensor_temperatures_k)
-    if (sensor != 0) info["temperature_sensor_celsius"] = celsius(sensor);
-  return info;
-}
-
 Task<Reply> get_health(HostManager& host, json::object params) {
   const std::string name = text_param(params, "name");
   Result<std::shared_ptr<Controller>> found = host.find(name);
@@ -334,7 +299,27 @@ Task<Reply> get_health(HostManager& host, json::object params) {
   Task<Result<spec::SmartLog>> reading = host.read_health(name);
   Result<spec::SmartLog> log = co_await reading;
   if (!log) co_return Fault{kInternalError, log.error().message()};
-  co_return json::value(health_info(*controller, *log));
+  co_return json::value(health_info(controller->identity(), *log, controller->options().address.address));
+}
+
+json::object describe(const spec::ErrorLogEntry& entry) {
+  return {{"error_count", entry.count},
+          {"queue_id", entry.sq_id},
+          {"command_id", entry.cid},
+          {"status_code_type", spec::status_code_type(spec::status_of(entry.status))},
+          {"status_code", spec::status_code(spec::status_of(entry.status))},
+          {"status", spec::name_of(spec::status_of(entry.status))},
+          {"lba", entry.lba},
+          {"nsid", entry.nsid}};
+}
+
+Task<Reply> get_errors(HostManager& host, json::object params) {
+  Task<Result<std::vector<spec::ErrorLogEntry>>> reading = host.read_errors(text_param(params, "name"));
+  Result<std::vector<spec::ErrorLogEntry>> log = co_await reading;
+  if (!log) co_return log.error();
+  json::array entries;
+  for (const spec::ErrorLogEntry& entry : *log) entries.emplace_back(describe(entry));
+  co_return json::value(std::move(entries));
 }
 
 // --- Discovery ------------------------------------------------------------------------------------------------------
@@ -392,6 +377,7 @@ void add_bdev_nvme_methods(MethodTable& methods, nvme::HostManager& host, std::v
   add("bdev_nvme_get_controllers", get_controllers);
   add("bdev_nvme_reset_controller", reset);
   add("bdev_nvme_get_controller_health_info", get_health);
+  add("diskengine_bdev_nvme_get_error_log", get_errors);
   add("bdev_nvme_start_discovery", start_discovery);
   add("bdev_nvme_stop_discovery", stop_discovery);
   methods.add("bdev_nvme_get_discovery_info", [&host](json::object) { return get_discovery_info(host); });

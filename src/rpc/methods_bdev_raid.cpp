@@ -133,6 +133,14 @@ Task<Reply> fence(raid::RaidManager& manager, json::object params) {
   co_return answer(fenced, "the volume is not fenced");
 }
 
+Task<Reply> resume(raid::RaidManager& manager, json::object params) {
+  const Result<std::shared_ptr<raid::Volume>> volume = volume_of(manager, params);
+  CO_TRY(volume);
+  Task<Result<void>> resuming = (*volume)->resume();
+  const Result<void> resumed = co_await resuming;
+  co_return answer(resumed, "the volume does not go on");
+}
+
 // --- Scrubs
 // ------------------------------------------------------------------------------------------------------------
 
@@ -198,6 +206,7 @@ void add_raid_methods(MethodTable& methods, raid::RaidManager& manager) {
   methods.add("diskengine_raid_set_epoch", with(set_epoch));
   methods.add("diskengine_raid_confirm_exclusion", with(confirm_exclusion));
   methods.add("diskengine_raid_fence", with(fence));
+  methods.add("diskengine_raid_resume", with(resume));
   methods.add("diskengine_raid_wait_events", with(wait_events));
   methods.add("diskengine_raid_scrub_start", with(scrub_start));
   methods.add("diskengine_raid_scrub_stop", with(scrub_stop));

@@ -48,6 +48,9 @@ class RaidMutations(unittest.TestCase):
     def test_assembling_from_the_wrong_leg_is_noticed(self):
         self.caught("wrong_leg", "TheNewestOfTheNamedLegsIsRight")
 
+    def test_trusting_a_leg_that_lost_its_cache_is_noticed(self):
+        self.caught("trusted_cache", "ALegThatLostItsCacheIsNotRead", "MirrorHistory")
+
     def test_re_admitting_an_old_epoch_is_noticed(self):
         self.caught("old_epoch", "ALegThatKnowsALaterEpochIsNotAdmitted")
 

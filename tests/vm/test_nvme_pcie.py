@@ -2,9 +2,10 @@
 
 import hashlib
 import socket
+import subprocess
 from concurrent import futures
 
-from diskengine_test import RpcClient, RpcError, TestCase, wait_until
+from diskengine_test import EXT4_MODULES, RpcClient, RpcError, TestCase, program, wait_until
 from diskengine_test.guest import NVME_TCP_MODULES
 from diskengine_test.nvme_pcie import add_nvme, bind_vfio, make_pcie_guest, nvme_addresses
 from diskengine_test.rdma import GuestDataPlane
@@ -109,6 +110,55 @@ class NvmePcie(TestCase):
         self.guest.run(f"/bin/nvme disconnect -n {NQN}")
         self.end()
         self.assertEqual(digest(media[0]), inside)
+
+    def test_a_disk_of_the_kernels_tells_of_its_health_and_is_not_taken_and_a_free_one_is_by_serial_number(self):
+        kernels, free = self.make_file("disk1", DISK_BYTES), self.make_file("disk2", DISK_BYTES)
+        with open(free, "r+b") as file:
+            file.seek(512)
+            file.write(b"EFI PART")
+        io = self.boot({"NV1": [(kernels, 512)], "NV2": [(free, 512)]}, ["nvme", *EXT4_MODULES], ["mkfs.ext4"])
+        with self.assertRaises(RpcError) as driven:
+            self.attach(1)
+        self.assertIn(f"{self.addresses[0]} is driven by nvme: ", driven.exception.message)
+        io.rpc.bdev_uring_create(name="kernels", filename="/dev/nvme0n1")
+        self.assertFalse(io.rpc.bdev_get_bdevs(name="kernels")[0]["claimed"])
+        health = io.rpc.diskengine_bdev_get_health(name="kernels")
+        self.assertEqual((health["serial_number"], health["temperature_celsius"]), ("NV1", 50))
+        self.assertEqual(health["traddr"], "/dev/nvme0")
+        io.rpc.bdev_uring_delete(name="kernels")
+
+        # The kernel lets go of what io_uring had a moment after it was closed.
+        self.guest.run("for i in $(seq 20); do /bin/mkfs.ext4 -q /dev/nvme0n1 && exit 0; sleep 0.25; done; exit 1")
+        self.guest.run("mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt")
+        with self.assertRaises(RpcError) as mounted:
+            self.attach(1)
+        self.assertIn("/dev/nvme0n1 is mounted on /mnt", mounted.exception.message)
+        with self.assertRaises(RpcError) as in_use:
+            io.rpc.bdev_uring_create(name="kernels", filename="/dev/nvme0n1")
+        self.assertEqual(in_use.exception.code, -16)
+        self.guest.run("umount /mnt")
+
+        bind_vfio(self.guest, self.addresses[1])
+        self.disk_add("serial:NV2", "holds data (GPT partition table)")
+        with open(free, "r+b") as file:
+            file.seek(512)
+            file.write(bytes(8))
+        wait_until(lambda: io.rpc.bdev_lvol_get_lvstores() != [], 20, "the disk to be taken once it is empty")
+        self.assertEqual(io.rpc.bdev_lvol_get_lvstores()[0]["base_bdev"], "NvmeDisk1n1")
+        self.assertEqual(io.rpc.diskengine_bdev_get_health(name="NvmeDisk1n1")["serial_number"], "NV2")
+        self.assertEqual(io.rpc.diskengine_bdev_nvme_get_error_log(name="NvmeDisk1"), [])
+        self.end()
+
+    def disk_add(self, path, refusal):
+        """A control plane outside the guest takes the disk for the data plane in it."""
+        api = self.path("api")
+        node = f"s1={self.io.rpc_path},address=127.0.0.1:4420"
+        cli = [program("diskengine"), "--api", api]
+        self.start([*cli, "serve", "--db", self.path("db"), "--storage-node", node, "--interval", "500ms"], "serve")
+        run = lambda *arguments: subprocess.run([*cli, *arguments], capture_output=True, text=True, check=False)
+        wait_until(lambda: run("status").returncode == 0, 20, "the control plane to answer")
+        refused = run("disk", "add", "--node", "s1", "--path", path)
+        self.assertIn(refusal, refused.stderr)
 
     def test_a_reset_under_load_and_an_unplugged_disk(self):
         media = self.make_file("disk1", DISK_BYTES)

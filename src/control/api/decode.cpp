@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "control/api/recovery.h"
+#include "control/naming.h"
 #include "control/sizes.h"
 
 namespace diskengine::control {
@@ -152,8 +153,10 @@ Result<DiskRequest> decode_disk(const std::string& body) {
   TRY_ASSIGN(request.node, members.text("node"));
   TRY_ASSIGN(request.path, members.text("path"));
   TRY_ASSIGN(request.block_size, members.integer("block_size", 512));
+  TRY_ASSIGN(const std::optional<bool> overwrite, members.boolean("overwrite"));
+  request.overwrite = overwrite.value_or(false);
   TRY(members.check_all_known());
-  TRY(check_path("the disk's path", request.path, kMaxPathChars));
+  if (!is_pci_disk(request.path)) TRY(check_path("the disk's path", request.path, kMaxPathChars));
   TRY(check_block_size(request.block_size));
   return request;
 }

@@ -20,8 +20,9 @@ inline constexpr int64_t kMaxReplicas = 4;
 
 struct DiskRequest {
   std::string node;
-  std::string path;
+  std::string path;  // absolute, or a PCI address, or "serial:" and a serial number
   int64_t block_size = 512;
+  bool overwrite = false;
 };
 
 struct VolumeRequest {

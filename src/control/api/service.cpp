@@ -135,8 +135,9 @@ Result<Reply> post_disk(Call& call) {
   disk.block_size = request.block_size;
   if (call.dry_run())
     return call.would({fmt::format("record {} as a disk of node {}", disk.path, node->name),
-                       "make an lvol store on it, which overwrites what it holds"});
-  TRY_ASSIGN(const int64_t id, call.store.add_disk(disk));
+                       request.overwrite ? "make an lvol store on it, which overwrites what it holds"
+                                         : "make an lvol store on it, unless it holds something"});
+  TRY_ASSIGN(const int64_t id, call.store.add_disk(disk, request.overwrite));
   call.changed = true;
   TRY_ASSIGN(graph, call.store.load_graph());
   return Reply{201, encode(graph, *graph.disk(id))};

@@ -23,6 +23,7 @@ struct NodeArguments {
 struct DiskArguments {
   std::string node, path;
   int64_t block_size = 512;
+  bool overwrite = false;
   bool dry_run = false;
   std::shared_ptr<WaitOptions> wait = std::make_shared<WaitOptions>();
 };
@@ -65,7 +66,10 @@ Result<json::value> wait_for_disk(Session& session, int64_t id, int64_t timeout_
 int disk_add(Session& session, const DiskArguments& arguments) {
   const Result<int64_t> timeout_ms = parse_duration_ms(arguments.wait->timeout);
   if (!timeout_ms) return session.fail(timeout_ms.error());
-  const json::object body{{"node", arguments.node}, {"path", arguments.path}, {"block_size", arguments.block_size}};
+  const json::object body{{"node", arguments.node},
+                          {"path", arguments.path},
+                          {"block_size", arguments.block_size},
+                          {"overwrite", arguments.overwrite}};
   Result<json::value> disk = session.api.post("/v1/disks", body, arguments.dry_run);
   if (!disk) return session.fail(disk.error());
   if (arguments.dry_run) return session.show_dry_run(*disk);
@@ -107,11 +111,15 @@ void add_disk_commands(CLI::App& root, Action* action) {
   CLI::App* disk = root.add_subcommand("disk", "Disks of storage nodes");
   disk->require_subcommand(1);
   CLI::App* add = disk->add_subcommand(
-      "add", "Give a storage node a disk for replicas: a file or block device, which is overwritten");
+      "add", "Give a storage node a disk for replicas: a file, a block device, or an NVMe disk on the PCI bus");
   const auto arguments = std::make_shared<DiskArguments>();
   add->add_option("--node", arguments->node, "Storage node that has the disk")->required();
-  add->add_option("--path", arguments->path, "Absolute path of the file or block device on that node")->required();
+  add->add_option("--path", arguments->path,
+                  "Absolute path of a file or block device on that node, PCI address (0000:00:04.0) of an "
+                  "NVMe disk that is bound to vfio-pci, or serial:<its serial number>")
+      ->required();
   add->add_option("--block-size", arguments->block_size, "Logical block size: 512 or 4096")->capture_default_str();
+  add->add_flag("--overwrite", arguments->overwrite, "Take the disk even if it holds something, which is lost");
   add_wait_options(*add, arguments->wait);
   add_dry_run(*add, &arguments->dry_run);
   add->callback([=] { *action = [=](Session& session) { return disk_add(session, *arguments); }; });

@@ -75,13 +75,13 @@ void add_volume(Session& session, const json::value& status, const std::string& 
 // Nodes that only --data-plane names are asked too: the control plane may be what is broken.
 std::vector<ExpectedNode> nodes_to_ask(const json::value& status, const std::map<std::string, std::string>& overrides) {
   std::vector<ExpectedNode> nodes = expected_nodes(status);
-  for (const auto& [name, socket] : overrides) {
+  for (const auto& chosen : overrides) {
     const bool is_known =
-        std::any_of(nodes.begin(), nodes.end(), [&](const ExpectedNode& node) { return node.name == name; });
+        std::any_of(nodes.begin(), nodes.end(), [&](const ExpectedNode& node) { return node.name == chosen.first; });
     if (is_known) continue;
     nodes.emplace_back();
-    nodes.back().name = name;
-    nodes.back().rpc_socket = socket;
+    nodes.back().name = chosen.first;
+    nodes.back().rpc_socket = chosen.second;
   }
   return nodes;
 }

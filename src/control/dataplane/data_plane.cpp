@@ -37,6 +37,24 @@ Result<void> DataPlane::create_file_bdev(const FileBdev& bdev) {
   return created;
 }
 
+Result<void> DataPlane::attach_pci_disk(const std::string& name, const std::string& address) {
+  return change("bdev_nvme_attach_controller", {{"name", name}, {"trtype", "PCIe"}, {"traddr", address}});
+}
+
+Result<std::vector<std::string>> DataPlane::content_of(const std::string& bdev) {
+  Result<json::value> answer = call("diskengine_bdev_get_content", json::object{{"name", bdev}});
+  if (!answer && answer.error().code() == Errc::not_supported) return std::vector<std::string>();
+  TRY(answer);
+  const json::object* content = answer->if_object();
+  const json::value* holds = content == nullptr ? nullptr : content->if_contains("holds");
+  if (holds == nullptr || !holds->is_array())
+    return Error(Errc::protocol, "diskengine_bdev_get_content answered without a list of what was found");
+  std::vector<std::string> names;
+  for (const json::value& name : holds->get_array())
+    if (name.is_string()) names.emplace_back(name.get_string());
+  return names;
+}
+
 Result<void> DataPlane::create_lvol_store(const LvolStoreSpec& spec) {
   // The disk was found to hold nothing that is known, and a thin lvol reads as zeroes whatever lies beneath.
   return change("bdev_lvol_create_lvstore", {{"bdev_name", spec.bdev_name},

@@ -103,6 +103,11 @@ class DataPlane {
   // --- storage node
   // By io_uring, or by bdev_aio_create where the data plane has no bdev_uring_create.
   Result<void> create_file_bdev(const FileBdev& bdev);
+  // Takes a disk on the PCI bus; its first namespace becomes the bdev `<name>n1`. `address` as in is_pci_disk().
+  Result<void> attach_pci_disk(const std::string& name, const std::string& address);
+  // What is found on a bdev: names of partition tables, file systems and the like. A data plane that cannot tell finds
+  // nothing.
+  Result<std::vector<std::string>> content_of(const std::string& bdev);
   Result<void> create_lvol_store(const LvolStoreSpec& spec);
   // Thin. Returns the UUID, which names its bdev.
   Result<std::string> create_lvol(const LvolSpec& spec);

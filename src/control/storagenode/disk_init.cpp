@@ -21,10 +21,21 @@ DiskPlan plan_without_store(const Disk& disk) {
   return {.step = disk.uuid.empty() ? DiskStep::choose_identity : DiskStep::create_store, .status = {}};
 }
 
+// A disk that holds something is not taken: only who added it knows whether that is needed.
+Result<DiskPlan> plan_identity(LoopContext& context, const Disk& disk) {
+  TRY_ASSIGN(const std::vector<std::string> found, context.data_plane.content_of(nvme_disk_bdev_name(disk.id)));
+  if (found.empty()) return DiskPlan{.step = DiskStep::choose_identity, .status = {}};
+  return failed(
+      fmt::format("{} holds data ({}); choose another disk, or remove that data (wipefs -a), or add the disk "
+                  "with --overwrite if it is not needed",
+                  disk.path, fmt::join(found, ", ")));
+}
+
 Result<void> run_step(LoopContext& context, const Disk& disk, const DiskPlan& plan, const TargetView& view) {
   const std::string bdev = nvme_disk_bdev_name(disk.id);
   switch (plan.step) {
     case DiskStep::open_bdev:
+      if (is_pci_disk(disk.path)) return context.data_plane.attach_pci_disk(nvme_disk_name(disk.id), disk.path);
       return context.data_plane.create_file_bdev({.filename = disk.path, .name = bdev, .block_size = disk.block_size});
     case DiskStep::choose_identity: {
       const Uuid uuid = Uuid::from_random(context.environment.random(), context.environment.random());
@@ -63,7 +74,10 @@ DiskPlan plan_disk(const Disk& disk, const TargetView& view) {
 }
 
 Result<int> initialise_disk(LoopContext& context, const Disk& disk, const TargetView& view) {
-  const DiskPlan plan = plan_disk(disk, view);
+  DiskPlan plan = plan_disk(disk, view);
+  if (plan.step == DiskStep::choose_identity) {
+    TRY_ASSIGN(plan, plan_identity(context, disk));
+  }
   if (plan.step == DiskStep::none) {
     TRY(context.store.set_status(Kind::disk, disk.id, plan.status));
     return 0;

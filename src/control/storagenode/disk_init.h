@@ -1,5 +1,6 @@
-// initialise_disk: a disk of a storage node is a file or block device under the bdev NvmeDisk<disk id>n1, with an lvol
-// store whose name carries the disk's UUID. A disk that comes back with another store, or with none, is noticed and
+// initialise_disk: a disk of a storage node is a file, a block device, or an NVMe disk on the PCI bus under the bdev
+// NvmeDisk<disk id>n1, with an lvol store whose name carries the disk's UUID. A disk that holds something is not taken
+// unless it was added to be overwritten. A disk that comes back with another store, or with none, is noticed and
 // never filled in the place of the one that was initialised.
 //
 // Runs on the thread of its node's loops.

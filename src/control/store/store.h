@@ -95,7 +95,8 @@ class Store {
   // --- what people ask for
   // Adds the node, or gives the one of that name its new addresses; the role of a node never changes.
   Result<int64_t> put_node(const Node& node);
-  Result<int64_t> add_disk(const Disk& disk);
+  // `overwrite`: whatever the disk holds is not needed.
+  Result<int64_t> add_disk(const Disk& disk, bool overwrite = false);
   // The volume, its lvols and their mapping in one transaction; all replicas start in sync (they are empty).
   Result<int64_t> create_volume(const NewVolume& volume);
   // Compare-and-set of the volume's (epoch, writer); `conflict` when the epoch moved or it is attached.

@@ -116,7 +116,7 @@ Result<int64_t> Store::put_node(const Node& node) {
   return id;
 }
 
-Result<int64_t> Store::add_disk(const Disk& disk) {
+Result<int64_t> Store::add_disk(const Disk& disk, bool overwrite) {
   const std::lock_guard lock(mutex_);
   TRY_ASSIGN(SqlTransaction transaction, SqlTransaction::write(*connection_));
   TRY_ASSIGN(const std::vector<SqlRow> found,
@@ -126,10 +126,13 @@ Result<int64_t> Store::add_disk(const Disk& disk) {
     return Error(Errc::already_exists,
                  fmt::format("{} is already disk {} of node {}", disk.path, found[0].integer(0), node_name));
   TRY_ASSIGN(const int64_t id, next_id("disks"));
+  // A disk with an identity was found to be free, or is to be overwritten.
+  const std::string uuid =
+      overwrite ? Uuid::from_random(environment_.random(), environment_.random()).to_string() : std::string();
   TRY(
       connection_->execute("INSERT INTO disks (id, node_id, path, uuid, block_size, capacity_bytes, state, reason, "
-                           "created_ms) VALUES ($1, $2, $3, '', $4, $5, $6, $7, $8)",
-                           {id, disk.node_id, disk.path, disk.block_size, disk.capacity_bytes, text(state::kNew),
+                           "created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                           {id, disk.node_id, disk.path, uuid, disk.block_size, disk.capacity_bytes, text(state::kNew),
                             waiting_for_loop(node_name), environment_.unix_ms()}));
   TRY(add_operation("disk add", Kind::disk, id, node_name + ":" + disk.path));
   TRY(transaction.commit());

@@ -26,6 +26,7 @@ class HostTransport final : public fabric::HostTransport {
 
   Result<std::unique_ptr<HostQueue>> connect(Reactor& reactor, const HostAddress& address,
                                              const HostQueueOptions& options, HostQueueEvents& events) override;
+  std::vector<std::string> addresses() const override { return bus_.list(); }
 
  private:
   Registrar& registrar();

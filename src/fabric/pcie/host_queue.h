@@ -111,7 +111,7 @@ class PcieQueue : public HostQueue, private Source, private Deferred, private Tu
   std::shared_ptr<DmaMemory> memory_;  // the rings, then a page for each command
   unsigned slot_bits_ = 0;
   unsigned vector_ = 0;
-  bool interrupts_on_ = true;
+  bool interrupts_on_ = false;  // surely: what the last queue with this vector left is not known
   uint64_t busy_since_ns_ = 0;
   std::vector<Slot> slots_;
   std::vector<uint16_t> free_slots_;

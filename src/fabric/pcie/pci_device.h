@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "runtime/dma_buffer.h"
@@ -127,6 +128,8 @@ class PciBus {
   virtual ~PciBus() = default;
   // Blocks. `address` is in the form of normal_pci_address(). Errc::not_found: there is none at the address.
   virtual Result<std::shared_ptr<PciDevice>> open(const std::string& address) = 0;
+  // The addresses of NVMe controllers that may be opened, in order.
+  virtual std::vector<std::string> list() const = 0;
 };
 
 // "0000:00:04.0" of that, "00:04.0" or SPDK's "0000.00.04.0". Errc::invalid_argument.

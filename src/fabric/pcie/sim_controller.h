@@ -72,6 +72,7 @@ class SimController final : public PciBus {
   std::map<uint32_t, Namespace> namespaces{{1, {}}};
   uint64_t cap = spec::make_cap(64, 1000).value;
   unsigned vectors = 9;
+  std::vector<std::string> addresses{"0000:00:04.0"};  // that are listed; all are this one
   uint16_t granted_queues = 16;
   uint8_t mdts = 5;  // 128 KiB
   uint32_t sgls = 0;
@@ -110,7 +111,10 @@ class SimController final : public PciBus {
     return std::shared_ptr<PciDevice>(std::make_shared<Device>(*this));
   }
 
+  std::vector<std::string> list() const override { return gone ? std::vector<std::string>() : addresses; }
+
   SimDomain& domain() noexcept { return *domain_; }
+  bool interrupts_on(unsigned vector) const { return vector_fds_.at(vector) >= 0; }
   bool enabled() const noexcept { return (config_ & spec::kCcEnable) != 0; }
   size_t queues() const noexcept { return submission_.size(); }
   void ask_for_removal() { signal(removal_fd_.get()); }

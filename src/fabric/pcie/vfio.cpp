@@ -30,6 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr char kBinding[] = "docs/operating.md says how to bind a disk to vfio-pci";
+constexpr char kDevices[] = "/sys/bus/pci/devices";
+constexpr char kDriver[] = "vfio-pci";
 constexpr uint32_t kNvmeClass = 0x010802;
 // Of BAR 0 that is mapped, at most: registers and doorbells of kVectorsMax queues at the usual stride are far less.
 constexpr size_t kMappedMax = size_t{1} << 20;
@@ -53,9 +55,37 @@ uint32_t read_hex_file(const fs::path& path) {
   return value;
 }
 
+// Where /dev/<name> is mounted, or empty.
+std::string mount_of(const std::string& name) {
+  std::ifstream mounts("/proc/mounts");
+  std::string device;
+  std::string where;
+  std::string rest;
+  while (mounts >> device >> where && std::getline(mounts, rest))
+    if (device == "/dev/" + name) return where;
+  return {};
+}
+
+// What the kernel does with the block devices of a controller and their partitions: ", and ... is mounted on /data".
+std::string use_by_kernel(const fs::path& device) {
+  std::error_code error;
+  for (auto at = fs::recursive_directory_iterator(device / "nvme", error);
+       !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    std::error_code none;
+    if (!name.starts_with("nvme") || !fs::exists(at->path() / "dev", none)) continue;
+    if (const std::string where = mount_of(name); !where.empty())
+      return fmt::format(", and /dev/{} is mounted on {}", name, where);
+    const fs::directory_iterator holders(at->path() / "holders", none);
+    if (holders != fs::directory_iterator())
+      return fmt::format(", and /dev/{} is in use by {}", name, holders->path().filename().string());
+  }
+  return {};
+}
+
 // What stands in the way of driving the device, in the order in which an operator meets it.
 Result<std::string> group_of(const std::string& address) {
-  const fs::path device = fs::path("/sys/bus/pci/devices") / address;
+  const fs::path device = fs::path(kDevices) / address;
   std::error_code error;
   if (!fs::exists(device, error)) return Error(Errc::not_found, fmt::format("there is no PCI device at {}", address));
   if (const uint32_t pci_class = read_hex_file(device / "class"); pci_class != kNvmeClass)
@@ -67,9 +97,9 @@ Result<std::string> group_of(const std::string& address) {
                                                   "the kernel's command line (intel_iommu=on)",
                                                   address));
   const std::string driver = link_name(device / "driver");
-  if (driver != "vfio-pci")
-    return Error(Errc::busy,
-                 fmt::format("{} is driven by {}: {}", address, driver.empty() ? "nothing" : driver, kBinding));
+  if (driver != kDriver)
+    return Error(Errc::busy, fmt::format("{} is driven by {}{}: {}", address, driver.empty() ? "nothing" : driver,
+                                         use_by_kernel(device), kBinding));
   return group;
 }
 
@@ -313,6 +343,16 @@ class VfioDevice final : public PciDevice {
 };
 
 }  // namespace
+
+std::vector<std::string> VfioBus::list() const {
+  std::vector<std::string> addresses;
+  std::error_code error;
+  for (const fs::directory_entry& device : fs::directory_iterator(kDevices, error))
+    if (link_name(device.path() / "driver") == kDriver && read_hex_file(device.path() / "class") == kNvmeClass)
+      addresses.push_back(device.path().filename().string());
+  std::ranges::sort(addresses);
+  return addresses;
+}
 
 Result<std::shared_ptr<PciDevice>> VfioBus::open(const std::string& address) {
   TRY_ASSIGN(const std::string group, group_of(address));

@@ -21,6 +21,7 @@ class VfioBus final : public PciBus {
   static constexpr unsigned kVectorsMax = 129;
 
   Result<std::shared_ptr<PciDevice>> open(const std::string& address) override;
+  std::vector<std::string> list() const override;
 
  private:
   std::mutex mutex_;  // opening only
