@@ -14,8 +14,8 @@ struct NvmeHealth {
   spec::SmartLog log;
 };
 
-// Any thread; blocks until the disk has answered, 10 s for each command at most. `path` is a block device: a namespace or
-// a partition of one. Errc::not_supported: it is no NVMe disk of the kernel's. Needs the right to open /dev/nvme<n>.
+// Any thread; blocks until the disk has answered, 10 s for each command at most. `path` is a block device: a namespace
+// or a partition of one. Errc::not_supported: it is no NVMe disk of the kernel's. Needs the right to open /dev/nvme<n>.
 Result<NvmeHealth> read_nvme_health(const std::string& path);
 
 }  // namespace diskengine

@@ -33,8 +33,7 @@ Task<Reply> health_of_controller(nvme::HostManager& host, std::shared_ptr<nvme::
   Task<Result<spec::SmartLog>> reading = host.read_health(disk->controller().options().name);
   Result<spec::SmartLog> log = co_await reading;
   if (!log) co_return log.error();
-  co_return json::value(
-      health_info(disk->controller().identity(), *log, disk->controller().options().address.address));
+  co_return json::value(health_info(disk->controller().identity(), *log, disk->controller().options().address.address));
 }
 
 Task<Reply> get_health(DeviceRegistry& devices, nvme::HostManager& host, json::object params) {
@@ -47,8 +46,8 @@ Task<Reply> get_health(DeviceRegistry& devices, nvme::HostManager& host, json::o
   }
   const auto file = std::dynamic_pointer_cast<UringDisk>(*found);
   if (file == nullptr)
-    co_return Error(Errc::not_supported, fmt::format("'{}' is a {}, which has no health of its own",
-                                                     (*found)->name(), (*found)->info().product_name));
+    co_return Error(Errc::not_supported, fmt::format("'{}' is a {}, which has no health of its own", (*found)->name(),
+                                                     (*found)->info().product_name));
   Task<Reply> asking = health_of_file(devices.main_reactor(), file->path());
   Reply reply = co_await asking;
   co_return reply;
