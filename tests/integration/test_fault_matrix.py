@@ -29,6 +29,12 @@ def any_of(named, wanted):
 class Verdict:
     """What one diagnosis is worth."""
 
+    @classmethod
+    def failed(cls, error):
+        verdict = cls.__new__(cls)
+        verdict.problems, verdict.wrong_certain = [f"{type(error).__name__}: {error}"], False
+        return verdict
+
     def __init__(self, expect, answer):
         self.problems = []
         self.wrong_certain = False
@@ -101,8 +107,9 @@ class FaultMatrix(TestCase):
             partition(FAR_ADDRESS, False)
         scene = Scene(self, **options)
         try:
-            expect = inject(scene)
-            verdict = Verdict(expect, scene.diagnose())
+            verdict = Verdict(inject(scene), scene.diagnose())
+        except Exception as error:  # what cannot be injected counts as not found
+            verdict = Verdict.failed(error)
         finally:
             scene.end()
             self.start_anew()

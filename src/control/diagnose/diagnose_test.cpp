@@ -158,7 +158,7 @@ TEST(Diagnose, an_enabled_controller_with_a_dead_path_is_the_network_if_the_othe
   stop_moving(&facts.replicas[0].exported.disk);
   EXPECT_EQ(first(diagnose(facts)), "network/path-dead@c1 likely");
   facts.nodes[1].reach = {Reach::silent, "timed out", ""};
-  EXPECT_EQ(first(diagnose(facts)), "target/data-plane-silent@s1 certain");
+  EXPECT_EQ(first(diagnose(facts)), "target/data-plane-silent@s1 likely");
   facts.nodes[1].reach = {Reach::elsewhere, "on another machine", ""};
   EXPECT_EQ(first(diagnose(facts)), "network/path-dead@c1 possible") << "nobody has looked at the other end";
 }
@@ -274,6 +274,15 @@ TEST(Diagnose, what_could_not_be_asked_is_unknown_and_never_certain) {
   const Diagnosis diagnosis = diagnose(facts);
   EXPECT_EQ(first(diagnosis), "none");
   for (const LayerReport& layer : diagnosis.layers) EXPECT_EQ(layer.state, LayerState::unknown) << layer.layer;
+}
+
+TEST(Diagnose, writes_that_are_held_for_a_record_are_told_from_a_slow_leg) {
+  Facts facts = sound();
+  facts.raid.held_writes = 4;
+  facts.raid.exclusions_wanted = "replica-s1n1: I/O failed";
+  EXPECT_EQ(first(diagnose(facts)), "raid/writes-held@c1 likely") << "it may be over in a moment";
+  stand_still(&facts.raid.flow);
+  EXPECT_EQ(first(diagnose(facts)), "raid/writes-held@c1 certain");
 }
 
 TEST(Diagnose, two_faults_are_both_named) {

@@ -12,7 +12,7 @@ inline constexpr int64_t kStuckUs = 1'000'000;     // a request this old does no
 inline constexpr double kSlowUs = 5'000;           // mean latency of the mirror from which on it is looked into
 inline constexpr double kMajorShare = 0.5;         // of the mirror's latency, spent in one stage
 inline constexpr double kOtherLegFactor = 4;       // slower than the other leg: the leg, not the load
-inline constexpr double kSaturatedShare = 0.95;    // of a reactor's time
+inline constexpr double kSaturatedShare = 0.9;     // of a reactor's time
 inline constexpr int64_t kLoopStoppedMs = 12'000;  // since a loop recorded that it looked; it does every 5 s
 inline constexpr int64_t kLoopSurelyStoppedMs = 60'000;
 

@@ -153,7 +153,7 @@ void add_raid_causes(const Facts& facts, std::vector<Cause>* causes) {
     causes->push_back(std::move(cause));
   }
   if (raid.held_writes > 0 && !raid.exclusions_wanted.empty()) {
-    Cause cause = raid_cause(facts, "writes-held", Certainty::certain,
+    Cause cause = raid_cause(facts, "writes-held", is_stuck(facts) ? Certainty::certain : Certainty::likely,
                              "writes wait until the exclusion of a failed leg is on record: the control plane or its "
                              "database does not answer");
     cause.evidence = {fmt::format("{} writes are held; {}", raid.held_writes, raid.exclusions_wanted)};

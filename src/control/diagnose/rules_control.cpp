@@ -82,10 +82,10 @@ void add_node_down(const Facts& facts, const NodeFacts& node, std::vector<Cause>
        .code = is_silent ? "data-plane-silent" : "data-plane-down",
        .node = node.expected.name,
        .object = node.expected.rpc_socket,
-       .certainty = Certainty::certain,
+       .certainty = is_silent ? Certainty::likely : Certainty::certain,
        .impact = is_compute ? Impact::outage : Impact::redundancy,
-       .summary = is_silent ? fmt::format("the data plane of {} is there and does not answer: stopped, or its first "
-                                          "reactor hangs",
+       .summary = is_silent ? fmt::format("the data plane of {} is there and does not answer: stopped, hanging, or "
+                                          "without time for it",
                                           node.expected.name)
                             : fmt::format("the data plane of {} is not running", node.expected.name),
        .evidence = {node.reach.detail},

@@ -46,8 +46,8 @@ Result<void> put_name(std::string_view name, UstarHeader* header) {
   const std::string_view rest = slash == std::string_view::npos ? name : name.substr(slash + 1);
   if (rest.empty() || rest.size() >= sizeof header->name || prefix.size() >= sizeof header->prefix)
     return Error(Errc::invalid_argument, fmt::format("'{}' does not fit as a name in an archive", name));
-  std::memcpy(header->name, rest.data(), rest.size());
-  std::memcpy(header->prefix, prefix.data(), prefix.size());
+  rest.copy(header->name, rest.size());
+  prefix.copy(header->prefix, prefix.size());
   return {};
 }
 

@@ -38,7 +38,6 @@ class Scene:
         self.fleet = Fleet(case, disk_bytes, addresses).start()
         self.case = case
         self.size = size
-        self.threads = []
 
     def attach(self, *load_arguments, load=True):
         self.fleet.volume(VOLUME, self.size)
@@ -94,15 +93,21 @@ class Scene:
         """A neighbour that leaves the node's reactor no time: large copies on a RAM disk, many at once."""
         self.rpc(node).bdev_malloc_create(name="neighbour", num_blocks=64 * MIB // 512, block_size=512)
         client = RpcClient(self.fleet.planes[node].rpc_path)
-        run = threading.Thread(
-            target=lambda: client.diskengine_perf_run(
-                bdev_name="neighbour", read_percent=100, queue_depth=256, io_size=512 * 1024, duration_ms=6000
-            ),
-            daemon=True,
-        )
-        self.threads.append(run)
-        run.start()
-        time.sleep(0.5)
+
+        def run():
+            try:
+                client.diskengine_perf_run(
+                    bdev_name="neighbour", read_percent=100, queue_depth=64, io_size=256 * 1024, duration_ms=60_000
+                )
+            except OSError:
+                pass  # it ends with the data plane
+
+        threading.Thread(target=run, daemon=True).start()
+
+        def reads():
+            return self.rpc(node).bdev_get_iostat(names=["neighbour"])["bdevs"][0]["num_read_ops"]
+
+        wait_until(lambda: reads() > 1000, 20, "the neighbour to read")
 
     def end(self):
         for node in (*STORAGE, COMPUTE):
@@ -112,8 +117,6 @@ class Scene:
         for loop in self.fleet.loops.values():
             if loop.exit_code() is None:
                 loop.signal(signal.SIGCONT)
-        for thread in self.threads:
-            thread.join(30)
 
     def diagnose(self):
         return self.fleet.run("-o", "json", "volume", "diagnose", VOLUME)
@@ -267,7 +270,10 @@ def the_compute_nodes_reactor_is_saturated(scene):
 def a_leg_is_taken_out_of_the_mirror(scene):
     scene.attach()
     scene.end_loop(COMPUTE)
-    scene.rpc(COMPUTE).bdev_raid_remove_base_bdev(name=scene.base("s2"))
+    # In the control plane's place, so that the mirror does not wait for it.
+    epoch = scene.rpc(COMPUTE).bdev_raid_get_bdevs(category="all")[0]["epoch"]
+    scene.rpc(COMPUTE).diskengine_raid_confirm_exclusion(name=scene.raid, epoch=epoch, leg=scene.base("s2"))
+    scene.wait_leg_out("s2")
     return Expect((LEG_OUT,), (loop(COMPUTE),))
 
 
@@ -529,6 +535,20 @@ def one_lvol_is_not_exported_and_the_guest_misses_an_interrupt(scene):
     return Expect(
         (cause("target", "not-exported", "s1"), cause("vhost", "completion-not-seen", COMPUTE)), (loop("s1"), LEG_OUT)
     )
+
+
+@fault()
+def a_node_is_killed_and_nobody_records_that_its_replica_left(scene):
+    scene.attach()
+    scene.end_loop(COMPUTE)
+    scene.fleet.planes["s1"].kill()
+
+    def held():
+        return scene.rpc(COMPUTE).bdev_raid_get_bdevs(category="all")[0]["held_writes"]["now"]
+
+    wait_until(held, 20, "writes to be held")
+    scene.wait_stuck(COMPUTE, scene.raid)
+    return Expect((cause("target", "data-plane-down", "s1"), cause("raid", "writes-held", COMPUTE)), (loop(COMPUTE),))
 
 
 @fault()
