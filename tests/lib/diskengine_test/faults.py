@@ -267,7 +267,10 @@ def the_compute_nodes_reactor_is_saturated(scene):
 def a_leg_is_taken_out_of_the_mirror(scene):
     scene.attach()
     scene.end_loop(COMPUTE)
-    scene.rpc(COMPUTE).bdev_raid_remove_base_bdev(name=scene.base("s2"))
+    # Nobody keeps the record now, so the word that it has the exclusion comes from here.
+    rpc = scene.rpc(COMPUTE)
+    mirror = rpc.bdev_raid_get_bdevs(category="all")[0]
+    rpc.diskengine_raid_confirm_exclusion(name=mirror["name"], epoch=mirror["epoch"], leg=scene.base("s2"))
     return Expect((LEG_OUT,), (loop(COMPUTE),))
 
 
