@@ -27,7 +27,7 @@ def main():
     done = 0
     while done == 0 or time.monotonic() - began < options.minutes * 60:
         print(f"[{time.monotonic() - began:6.0f} s] history {done + 1}, seed {seed}", flush=True)
-        environment = {**os.environ, "DISKENGINE_FAULT_SEED": str(seed), "DISKENGINE_FAULTS": str(options.faults)}
+        environment = {**os.environ, "DISKENGINE_FAULT_SEED": str(seed), "DISKENGINE_FAULT_COUNT": str(options.faults)}
         test = os.path.join(TESTS, "integration", "test_cluster_faults.py")
         run = subprocess.run([sys.executable, os.path.join(TESTS, "run_file.py"), test], env=environment, check=False)
         if run.returncode != 0:

@@ -16,8 +16,8 @@ class ClusterFaults(TestCase):
 
     def test_no_acknowledged_write_is_lost_and_the_legs_end_alike(self):
         seed = int(os.environ.get("DISKENGINE_FAULT_SEED") or secrets.randbelow(1 << 32))
-        faults = int(os.environ.get("DISKENGINE_FAULTS") or 5)
-        replay = (f"DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULTS={faults} python3 tests/run_file.py "
+        faults = int(os.environ.get("DISKENGINE_FAULT_COUNT") or 5)
+        replay = (f"DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULT_COUNT={faults} python3 tests/run_file.py "
                   "tests/integration/test_cluster_faults.py")
         print(f"replay: {replay}", flush=True)
         try:

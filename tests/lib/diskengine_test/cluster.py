@@ -113,6 +113,9 @@ class Cluster:
         return data
 
     def check_identical(self, name="v"):
+        """Once every replica is in sync: one that is on its way back may lack what was written meanwhile."""
+        wait_until(lambda: all(replica["in_sync"] for replica in self.volume(name)["replicas"]), 40, "all to be in sync")
+        self.wait_state("ready", name)
         data = self.replica_data(name)
         self.case.assertEqual(len(set(data.values())), 1, f"the replicas of {name} on {', '.join(data)} differ")
 
