@@ -57,7 +57,11 @@ class Verdict:
                 self.wrong_certain = True
                 self.problems.append(f"is certain of {name}: {found['summary']}")
         if not expect.causes:
-            self.problems += [f"names {name}" for name in named if not any_of(name, expect.also)]
+            self.problems += [
+                f"names {name}"
+                for found, name in zip(causes, named)
+                if found["certainty"] != "possible" and not any_of(name, expect.also)
+            ]
         if self.problems:
             self.problems.append(f"named: {[(*name, found['certainty']) for name, found in zip(named, causes)]}")
 

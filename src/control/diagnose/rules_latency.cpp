@@ -92,10 +92,11 @@ void add_leg_stages(const Slow& slow, double mirror_us) {
                          replica.expected.lvol),
              lvol_us - disk_us);
   } else if (leg_us - lvol_us >= mirror_us * kMajorShare) {
-    slow.add(
-        "network", "network-slow", node, replica.expected.lvol, Certainty::likely,
-        fmt::format("between the compute node and {}: the network, or a queue at either end of it", describe(replica)),
-        leg_us - lvol_us);
+    // Neither end sees it: it is what is left when both are well, and a machine without CPU time looks the same.
+    slow.add("network", "network-slow", node, replica.expected.lvol, Certainty::possible,
+             fmt::format("between the compute node and {}: the network, or too little CPU time at an end",
+                         describe(replica)),
+             leg_us - lvol_us);
   }
 }
 
