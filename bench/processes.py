@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
 os.environ.setdefault("DISKENGINE_BIN_DIR", os.path.join(ROOT, "build", "release", "bin"))
 
 from diskengine_test.process import DataPlane, program  # noqa: E402
+from diskengine_test.rpc import RpcClient  # noqa: E402
 
 CORES = sorted(os.sched_getaffinity(0))
 FRONT, BACK = CORES[0], CORES[min(1, len(CORES) - 1)]  # one core for each side

@@ -33,7 +33,7 @@ COLUMNS = [
 ]
 
 
-def print_table(rows, first_writes, idle):
+def print_table(rows, first_writes, rebuild, idle):
     cells = [[column(row) for _, column in COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in [[title for title, _ in COLUMNS], *cells]) for i in range(len(COLUMNS))]
     show = lambda line: "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths)))
@@ -49,6 +49,12 @@ def print_table(rows, first_writes, idle):
         print(f"{'cluster KiB':>12} {'new':>10} {'after snapshot':>16}")
         for one in sizes:
             print(f"{one['cluster_bytes'] // 1024:>12} {one['fresh_us']:>10.0f} {one['after_snapshot_us']:>16.0f}")
+    if rebuild:
+        print("\nmirror over 2 x NVMe/TCP, a leg copied to beside random writes of 4 KiB at depth 32")
+        for what, alone, beside in (("IOPS", "iops_alone", "iops_beside_rebuild"),
+                                    ("copy MiB/s", "copy_mib_s_alone", "copy_mib_s_beside_load")):
+            share = f"{rebuild[beside] / rebuild[alone]:.0%}" if rebuild[alone] else "-"
+            print(f"{what:>12} {rebuild[alone]:>10.0f} alone {rebuild[beside]:>10.0f} together {share:>7}")
     if idle:
         print("\nidle")
         for volumes, percent in idle.items():

@@ -17,9 +17,10 @@ import time
 
 from processes import CORES, ROOT, Stage, cpu_seconds, system_calls_during
 from report import print_table
-from scenarios import SCENARIOS, WARM_UP_S, first_write_latencies, idle_cpu_percent
+from scenarios import SCENARIOS, WARM_UP_S, first_write_latencies, idle_cpu_percent, rebuild_beside_load
 
 IDLE_VOLUMES = (1, 100)
+SPECIAL = ("first_write", "rebuild", "idle")  # measured once, in their own way
 
 
 class Sampler(threading.Thread):
@@ -120,7 +121,7 @@ def summary(results):
 def main():
     parser = argparse.ArgumentParser(prog="./dev bench", description="Measures the data plane.")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under three minutes")
-    parser.add_argument("--only", help="comma list of scenarios: " + ", ".join(SCENARIOS) + ", first_write, idle")
+    parser.add_argument("--only", help="comma list of scenarios: " + ", ".join([*SCENARIOS, *SPECIAL]))
     parser.add_argument("--case", action="append", help='only this case, as in "randwrite 4k qd32"; repeatable')
     parser.add_argument("--rounds", type=int, help="how often each scenario runs")
     parser.add_argument("--seconds", type=float, help="how long each case is measured")
@@ -128,8 +129,8 @@ def main():
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
     seconds = options.seconds or (0.5 if options.quick else 1.5)
-    wanted = options.only.split(",") if options.only else [*SCENARIOS, "first_write", "idle"]
-    unknown = set(wanted) - set(SCENARIOS) - {"first_write", "idle"}
+    wanted = options.only.split(",") if options.only else [*SCENARIOS, *SPECIAL]
+    unknown = set(wanted) - set(SCENARIOS) - set(SPECIAL)
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}")
     names = [name for name in SCENARIOS if name in wanted]
@@ -148,6 +149,14 @@ def main():
         except Exception as error:  # noqa: BLE001
             print(f"\nbench: first_write failed: {error}", file=sys.stderr)
             results.setdefault("failed", {})["first_write"] = str(error)
+    rebuild = {}
+    if "rebuild" in wanted:
+        progress("a rebuild beside a load")
+        try:
+            rebuild = rebuild_beside_load(max(1, seconds))
+        except Exception as error:  # noqa: BLE001
+            print(f"\nbench: rebuild failed: {error}", file=sys.stderr)
+            results.setdefault("failed", {})["rebuild"] = str(error)
     idle = {}
     if "idle" in wanted:
         for volumes in IDLE_VOLUMES:
@@ -159,11 +168,11 @@ def main():
                 results.setdefault("failed", {})["idle"] = str(error)
     progress("")
     rows = summary(results)
-    print_table(rows, first_writes, idle)
+    print_table(rows, first_writes, rebuild, idle)
     os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
     with open(options.json, "w") as file:
         machine = {"cores": len(CORES), "kernel": platform.release(), "load_at_end": os.getloadavg()[0]}
-        json.dump({"machine": machine, "rows": rows, "first_writes": first_writes, "idle_cpu_percent": idle, "raw": results}, file, indent=1)
+        json.dump({"machine": machine, "rows": rows, "first_writes": first_writes, "rebuild": rebuild, "idle_cpu_percent": idle, "raw": results}, file, indent=1)
     print(f"\nall figures: {os.path.relpath(options.json)}")
     return 1 if results.get("failed") else 0
 

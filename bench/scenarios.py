@@ -3,8 +3,10 @@
 import json
 import os
 import subprocess
+import threading
+import time
 
-from processes import BACK, FRONT, Stage, free_port, program
+from processes import BACK, FRONT, RpcClient, Stage, free_port, program
 
 DISK_MIB = 16  # stays in the processor's cache: the path is measured, not the machine's memory
 LVOL_CLUSTER_BYTES = 1 << 20
@@ -222,6 +224,33 @@ class Raid1(Scenario):
         return perf_run(self.host, "mirror", case, seconds)
 
 
+class Mirror(Scenario):
+    """A mirror over two RAM disks in the same process, where nothing else takes time."""
+
+    title = "mirror of RAM disks, no log"
+    plane = "mirror"
+    superblock = False
+    cases = [case for case in SMALL if not case.read]
+
+    def start(self):
+        self.io = self.processes["io"] = self.stage.data_plane(self.plane, FRONT)
+        legs = [make_ram(self.io, name, mib=DISK_MIB + 1) for name in ("a", "b")]
+        self.io.rpc.bdev_raid_create(name="mirror", raid_level="raid1", base_bdevs=legs, superblock=self.superblock)
+        fill(self.io, "mirror")
+
+    def run(self, case, seconds):
+        return perf_run(self.io, "mirror", case, seconds)
+
+
+class MirrorWithLog(Mirror):
+    """The same with superblocks: what the dirty-region log costs steady writes."""
+
+    title = "mirror of RAM disks, dirty-region log"
+    plane = "mirror_log"
+    superblock = True
+    limit = "mirror"
+
+
 class VhostLoad(Scenario):
     """What runs our vhost-user front end, which polls, on the core beside the data plane's."""
 
@@ -288,6 +317,8 @@ SCENARIOS = {
     "raw": RawTcp,
     "nvme_tcp": NvmeTcp,
     "raid1": Raid1,
+    "mirror": Mirror,
+    "mirror_log": MirrorWithLog,
     "vhost_untraced": VhostUntraced,
     "vhost": Vhost,
     "path": WholePath,
@@ -307,10 +338,69 @@ def first_write_latencies():
         return {"RAM disk": run(), "file disk": run(os.path.join(stage.directory, "disk"))}
 
 
+REBUILD_MIB = 1024
+
+
+class RebuildWatch(threading.Thread):
+    """Notes how far the rebuild of "mirror" is until it is over: (seconds, MiB) pairs."""
+
+    def __init__(self, io):
+        super().__init__()
+        self.rpc = RpcClient(io.rpc.path)
+        self.samples = []
+
+    def run(self):
+        start = time.monotonic()
+        while True:
+            volume = self.rpc.bdev_raid_get_bdevs(category="all")[0]
+            if "process" not in volume:
+                self.samples.append((time.monotonic() - start, REBUILD_MIB))
+                return
+            self.samples.append((time.monotonic() - start, volume["process"]["progress"]["blocks"] / 2048))
+            time.sleep(0.01)
+
+    def rate(self, since_s, until_s):
+        """MiB a second between two moments."""
+        inside = [sample for sample in self.samples if since_s <= sample[0] <= until_s]
+        if len(inside) < 2:
+            raise RuntimeError(f"the rebuild was over before it was measured: {self.samples[-1]}")
+        return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+
+def rebuild_beside_load(seconds):
+    """A mirror over NVMe/TCP whose leg is copied to in full, alone and beside random writes of 4 KiB at depth 32."""
+    with Stage() as stage:
+        target = stage.data_plane("target", BACK)
+        host = stage.data_plane("host", FRONT)
+        places = export(target, [make_ram(target, name, mib=REBUILD_MIB) for name in ("a", "b")])
+        legs = [attach(host, f"Leg{i}", place) for i, place in enumerate(places)]
+        host.rpc.bdev_raid_create(name="mirror", raid_level="raid1", base_bdevs=legs)
+        host.rpc.call("diskengine_perf_run", _timeout_s=60, bdev_name="mirror", read_percent=0, sequential=True,
+                      io_size=1 << 20, queue_depth=8, duration_ms=6000, warm_up_ms=0)
+        case = Case("randwrite", 4096, 32)
+        alone = perf_run(host, "mirror", case, seconds)
+
+        def rebuild():
+            host.rpc.bdev_raid_remove_base_bdev(name=legs[1])
+            host.rpc.bdev_raid_add_base_bdev(raid_bdev="mirror", base_bdev=legs[1])
+            watch = RebuildWatch(host)
+            watch.start()
+            return watch
+
+        copy = rebuild()
+        copy.join()
+        both = rebuild()
+        beside = perf_run(host, "mirror", case, seconds)
+        both.join()
+        return {
+            "iops_alone": alone["iops"], "iops_beside_rebuild": beside["iops"],
+            "copy_mib_s_alone": copy.rate(0, copy.samples[-1][0]),
+            "copy_mib_s_beside_load": both.rate(WARM_UP_S, WARM_UP_S + seconds),
+        }
+
+
 def idle_cpu_percent(volumes, seconds):
     """How much of a core a data plane with so many vhost volumes, each with a connected guest, uses while all are idle."""
-    import time
-
     from processes import cpu_seconds
     from vhost_idle import IdleFrontEnd
 

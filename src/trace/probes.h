@@ -1,5 +1,5 @@
-// Static probes (USDT) at the moments that traces note, for perf, bpftrace and SystemTap; a no-op instruction each until
-// one of these attaches. docs/trace.md lists them. Without <sys/sdt.h> there are none.
+// Static probes (USDT) at the moments that traces note, for perf, bpftrace and SystemTap; a no-op instruction each
+// until one of these attaches. docs/trace.md lists them. Without <sys/sdt.h> there are none.
 #pragma once
 
 #if __has_include(<sys/sdt.h>)
