@@ -45,7 +45,7 @@ class Recover(TestCase):
         self.cluster.cli("volume", "recover", "v", "--accept-data-loss")
         wait_until(lambda: self.cluster.attachment()["state"] == "degraded", 30, "the volume to work again")
         self.assertEqual((self.cluster.volume()["epoch"], self.cluster.in_sync()), (2, ["s2"]))
-        self.assertEqual(self.cluster.raid()["epoch"], 2)
+        wait_until(lambda: (self.cluster.raid() or {}).get("epoch") == 2, 10, "the mirror to be held by the new epoch")
         # What was acknowledged is lost, as was said: a new record begins.
         self.cluster.forget_record()
         self.assertGreater(self.write_for(0.5, first=2048)["writes"], 0)

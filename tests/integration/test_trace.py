@@ -79,16 +79,21 @@ class Traces(TestCase):
         load.wait()
 
     def test_a_first_write_shows_its_allocation_and_a_write_after_a_snapshot_the_copy(self):
-        self.load(seconds=0.3).wait()
+        self.load_traced_from_its_beginning()
         first = [t for t in self.target.rpc.diskengine_trace_get_recent(limit=1000) if "allocated" in t["visits"][1]["notes"]]
         self.assertTrue(first)
         self.assertFalse(any("copied" in trace["visits"][1]["notes"] for trace in first))
         self.assertIn("lvol_allocate", [stage["stage"] for stage in first[0]["stages"]])
         for lvol in self.lvols:
             self.target.rpc.bdev_lvol_snapshot(lvol_name=lvol, snapshot_name=f"snap-{lvol}")
-        self.load(seconds=0.3).wait()
+        self.load_traced_from_its_beginning()
         notes = [trace["visits"][1]["notes"] for trace in self.target.rpc.diskengine_trace_get_recent(limit=1000)]
         self.assertTrue(any("copied" in of for of in notes))
+
+    def load_traced_from_its_beginning(self):
+        """Only its first I/Os: what is kept then reaches back to them."""
+        self.target.rpc.diskengine_trace_set_options(budget_per_s=1000, sample_every=1_000_000)
+        self.load(seconds=0.3).wait()
 
     def test_sums_say_where_the_time_goes_and_slow_ones_are_kept(self):
         load = self.load(seconds=2.5)
