@@ -20,5 +20,5 @@ class Demo(TestCase):
         demo = subprocess.run(command, capture_output=True, text=True, timeout=self.TEST_TIMEOUT_S, check=False)
         self.assertEqual(demo.returncode, 0, demo.stdout + demo.stderr)
         self.assertIn("are identical on both", demo.stdout)
-        self.assertIn("one 4 KiB write:", demo.stdout)
+        self.assertIn("network, both ways", demo.stdout)
         self.assertEqual(set(glob.glob(LEFT_BEHIND)) - before, set())
