@@ -83,6 +83,10 @@ void join_target(Session& session, const json::value& volume, const std::string&
   for (const json::value& replica : volume.at("replicas").as_array()) {
     if (cell_text(replica, "base_bdev") != base_bdev) continue;
     leg.node = cell_text(replica, "node");
+    if (!leg.visit.contains("queue_id")) {
+      leg.no_target = "the command was never sent: its connection was down";
+      return;
+    }
     const Result<std::string> socket = socket_of(session, leg.node);
     if (!socket) {
       leg.no_target = socket.error().message();
