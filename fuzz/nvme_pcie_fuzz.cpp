@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -68,12 +69,12 @@ struct World {
     options.use_ring = false;
     return options;
   }
-  void until(const bool& done) {
-    for (int turns = 0; !done; ++turns) {
+  void until(const std::function<bool()>& done) {
+    for (int turns = 0; !done(); ++turns) {
       DE_ASSERT(turns < 200'000);  // two minutes and more of the clock
       reactor.turn();
       clock.advance_ns(1'000'000);
-      if (!done) std::this_thread::yield();
+      if (!done()) std::this_thread::yield();
     }
   }
   std::unique_ptr<HostQueue> connect(uint16_t id, Events& events) {
@@ -89,7 +90,7 @@ struct World {
       if (result) made = std::move(*result);
       tried = true;
     });
-    until(tried);
+    until([&] { return tried; });
     DE_ASSERT(made != nullptr);
     for (int turns = 0; turns < 50'000 && !events.connected && !events.ended; ++turns) {
       reactor.turn();
@@ -104,7 +105,7 @@ struct World {
       queue.submit(io.command);
       done = true;
     });
-    until(done);
+    until([&] { return done; });
   }
   void enable(HostQueue& admin) {
     spec::FabricsProperty property;
@@ -171,8 +172,8 @@ void end(World& world, std::unique_ptr<HostQueue>& queue, Events& events) {
       queue->disconnect();
       asked = true;
     });
-    world.until(asked);
-    world.until(events.ended);
+    world.until([&] { return asked; });
+    world.until([&] { return events.ended; });
   }
   queue.reset();
 }
