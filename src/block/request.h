@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <span>
 #include <type_traits>
@@ -33,6 +34,7 @@ struct Request : ListHook {
   Op op = Op::read;
   bool fua = false;            // write, write_zeroes: on stable media before it completes
   bool may_unmap = false;      // write_zeroes: the blocks may be deallocated instead
+  bool may_lend = false;       // read: the device may show where it has the data instead of filling `iov`; see `loan`
   uint64_t lba = 0;            // in blocks of the device
   uint64_t blocks = 0;         // flush ignores lba and blocks: it covers everything completed before it was submitted
   std::span<const iovec> iov;  // read, write, compare: adds up to blocks * block_size; memory stays put till completion
@@ -44,6 +46,9 @@ struct Request : ListHook {
 
   // Set by completion.
   IoStatus status;
+  // The data of a read that may_lend, in one piece of the device's own memory, which stays there while this is held;
+  // null: it is in `iov`. What is written to the blocks meanwhile shows in it. The submitter takes it out.
+  std::shared_ptr<const uint8_t> loan;
 
   // The contract's own.
   Channel* channel = nullptr;

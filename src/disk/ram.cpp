@@ -20,6 +20,10 @@ class RamChannel final : public Channel {
     IoStatus status;
     switch (request.op) {
       case Op::read:
+        if (request.may_lend) {
+          request.loan = {disk_.memory(), at};
+          break;
+        }
         for (const iovec& piece : request.iov) {
           std::memcpy(piece.iov_base, at, piece.iov_len);
           at += piece.iov_len;

@@ -1,7 +1,7 @@
 // A disk in this process's memory (SPDK: malloc bdev). It has no cache to lose, so flush and FUA complete at once, and
 // loses everything when the process ends.
 //
-//   Input object: Request. Output object: none, the bytes are copied here. Completion callback: Channel::finish,
+//   Input object: Request. Output object: none, the bytes are copied or lent here. Completion callback: Channel::finish,
 //   deferred to later in the same turn.
 //
 // Threads: any number of channels on any reactors; requests to the same blocks from several reactors at once have no
@@ -32,12 +32,14 @@ class RamDisk final : public Device {
   std::string config_json() const override;
 
   // The disk's bytes, for its channels and for tests.
-  uint8_t* bytes() noexcept { return memory_.data(); }
+  uint8_t* bytes() noexcept { return memory_->data(); }
+  // Lent to readers, so it may outlive the disk.
+  const std::shared_ptr<DmaBuffer>& memory() const noexcept { return memory_; }
 
  private:
-  RamDisk(DeviceInfo info, DmaBuffer memory) : Device(std::move(info)), memory_(std::move(memory)) {}
+  RamDisk(DeviceInfo info, DmaBuffer memory) : Device(std::move(info)), memory_(std::make_shared<DmaBuffer>(std::move(memory))) {}
 
-  DmaBuffer memory_;
+  std::shared_ptr<DmaBuffer> memory_;
 };
 
 }  // namespace diskengine

@@ -44,12 +44,15 @@ class SimTargetQueue final : public TargetQueue, private Deferred {
     command.queue = this;
     command.sqe = sqe;
     command.transport_status = transport_status;
+    command.may_lend = may_lend_;
     command.data = lent->pieces;
     command.data_bytes = static_cast<uint32_t>(lent->bytes.size());
     lent_.emplace(&command, std::move(lent));
     handler_->on_command(command);
   }
 
+  // Whether commands from now on let a device lend its memory.
+  void set_may_lend(bool may) noexcept { may_lend_ = may; }
   // Answers in the order they came, by command identifier.
   std::multimap<uint16_t, Answer>& answers() noexcept { return answers_; }
   bool disconnected() const noexcept { return told_; }
@@ -66,6 +69,11 @@ class SimTargetQueue final : public TargetQueue, private Deferred {
   void complete(TargetCommand& command) noexcept override {
     const auto at = lent_.find(&command);
     DE_ASSERT(at != lent_.end());
+    if (command.loan != nullptr) {
+      const auto* from = static_cast<const uint8_t*>(command.data.front().iov_base);
+      DE_ASSERT(command.may_lend && command.data.size() == 1 && command.data.front().iov_len == command.data_bytes);
+      std::copy(from, from + command.data_bytes, at->second->bytes.begin());
+    }
     if (!told_) answers_.emplace(command.cqe.cid, Answer{command.cqe, std::move(at->second->bytes)});
     lent_.erase(at);
   }
@@ -100,6 +108,7 @@ class SimTargetQueue final : public TargetQueue, private Deferred {
   bool told_ = false;
   bool released_ = false;
   uint32_t depth_ = 0;
+  bool may_lend_ = false;
 };
 
 }  // namespace diskengine::fabric

@@ -73,6 +73,10 @@ struct TargetCommand : ListHook {
   // offset.
   std::span<const iovec> data;
   uint32_t data_bytes = 0;
+  // From the controller: whether the handler may point `data` to other memory than the room given, which `loan` keeps
+  // until it was sent.
+  bool may_lend = false;
+  std::shared_ptr<const uint8_t> loan;
   uint64_t received_ticks = 0;
 
   spec::Cqe cqe;                                 // the answer; the handler fills in everything

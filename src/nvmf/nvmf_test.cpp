@@ -53,6 +53,12 @@ class TestDisk final : public Device {
     }
     void serve(Request& request) noexcept {
       uint8_t* at = disk.bytes.data() + request.lba * kBlock;
+      if (request.may_lend) {
+        ++disk.loans;
+        request.loan = {disk.kept, at};
+        finish(request, disk.outcome);
+        return;
+      }
       if (request.op == Op::unmap || request.op == Op::write_zeroes) std::memset(at, 0, request.blocks * kBlock);
       for (const iovec& piece : request.iov) {
         if (request.op == Op::read) std::memcpy(piece.iov_base, at, piece.iov_len);
@@ -70,6 +76,8 @@ class TestDisk final : public Device {
   bool hold = false;
   IoStatus outcome;
   std::deque<std::pair<Line*, Request*>> held;
+  std::shared_ptr<int> kept = std::make_shared<int>();  // use_count() tells how much is lent
+  int loans = 0;
   int requests = 0;
   int flushes = 0;
   int fuas = 0;
@@ -269,6 +277,36 @@ TEST_F(Nvmf, WritesAreReadBackAndReachTheDeviceWithTheirFlags) {
   EXPECT_EQ(disk.fuas, 1);
   EXPECT_EQ(run(*host.io, sqe(IoOp::flush, 1)).status(), Status::success);
   EXPECT_EQ(disk.flushes, 1);
+}
+
+TEST_F(Nvmf, ADeviceLendsWhatIsReadWhereTheTransportCanSendIt) {
+  TestDisk& disk = add_disk("disk", 0, capable());
+  const Pair host = connect_host();
+  const auto data = random_bytes(200 * kBlock);
+  EXPECT_EQ(run(*host.io, rw(IoOp::write, 7, 200), data).status(), Status::success);
+  EXPECT_TRUE(run(*host.io, rw(IoOp::read, 7, 200), std::vector<uint8_t>(data.size())).data == data);
+  EXPECT_EQ(disk.loans, 0);
+  host.io->set_may_lend(true);
+  EXPECT_TRUE(run(*host.io, rw(IoOp::read, 7, 200), std::vector<uint8_t>(data.size())).data == data);
+  EXPECT_EQ(disk.loans, 1);
+  // Only reads, and what failed is given back as well.
+  EXPECT_EQ(run(*host.io, rw(IoOp::write, 0, 8), random_bytes(8 * kBlock)).status(), Status::success);
+  disk.outcome = IoStatus::error(IoCode::io_error);
+  EXPECT_NE(run(*host.io, rw(IoOp::read, 7, 8), std::vector<uint8_t>(8 * kBlock)).status(), Status::success);
+  EXPECT_EQ(disk.loans, 2);
+  EXPECT_EQ(disk.kept.use_count(), 1);
+}
+
+TEST_F(Nvmf, NothingIsLentForAReadThatIsDoneInParts) {
+  DeviceInfo info;
+  info.max_transfer_blocks = 24;
+  TestDisk& disk = add_disk("disk", 0, info);
+  const Pair host = connect_host();
+  host.io->set_may_lend(true);
+  const auto data = random_bytes(100 * kBlock);
+  EXPECT_EQ(run(*host.io, rw(IoOp::write, 3, 100), data).status(), Status::success);
+  EXPECT_TRUE(run(*host.io, rw(IoOp::read, 3, 100), std::vector<uint8_t>(data.size())).data == data);
+  EXPECT_EQ(disk.loans, 0);
 }
 
 TEST_F(Nvmf, ZeroingAndDeallocatingTouchExactlyTheirRanges) {

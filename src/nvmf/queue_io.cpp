@@ -164,6 +164,7 @@ void Queue::begin(TargetCommand& command, NamespacePort& port, Op op) noexcept {
   request.op = op;
   request.fua = (op == Op::write || op == Op::write_zeroes) && (command.sqe.cdw12 & spec::kRwFua) != 0;
   request.may_unmap = false;
+  request.may_lend = false;
   request.lba = 0;
   request.blocks = 0;
   request.iov = {};
@@ -207,6 +208,7 @@ void Queue::next_step(TargetCommand& command) noexcept {
     request.iov = std::span(command.request_pieces).first(pieces);
   } else if (copies_data(request.op) && blocks == io.blocks_left && io.data_done == 0) {
     request.iov = command.data;
+    request.may_lend = request.op == Op::read && command.may_lend;
   } else if (copies_data(request.op)) {
     size_t skip = io.data_done;
     size_t left = blocks * port.block_bytes;
@@ -241,7 +243,13 @@ void Queue::on_io_done(Request& request) noexcept {
 void Queue::io_done(TargetCommand& command) noexcept {
   Io& io = command.context<Io>();
   const Outcome outcome = outcome_of(command.request);
+  const auto loan = std::exchange(command.request.loan, nullptr);
   if (outcome.status != Status::success) return end_io(command, outcome.status, outcome.do_not_retry);
+  if (loan != nullptr) {
+    command.loan = loan;
+    command.request_pieces[0] = {const_cast<uint8_t*>(command.loan.get()), command.data_bytes};
+    command.data = std::span(command.request_pieces).first(1);
+  }
   if (io.blocks_left == 0 && !next_range(command)) return end_io(command, Status::success, false);
   // The namespace is going away: the rest would hold it up.
   if (!io.port->open) return end_io(command, Status::namespace_not_ready, false);

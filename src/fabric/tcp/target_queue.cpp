@@ -361,6 +361,8 @@ void TcpTargetQueue::refuse(Slot& slot, Status status) noexcept {
 
 void TcpTargetQueue::lend(Slot& slot) noexcept {
   slot.state = Slot::State::lent;
+  // A digest must be that of the bytes that are sent, so these must not change after it.
+  slot.may_lend = !data_digest_;
   handler_->on_command(slot);
 }
 
@@ -420,6 +422,7 @@ void TcpTargetQueue::send_response(const spec::Cqe& cqe) noexcept {
 
 void TcpTargetQueue::free_slot(Slot& slot) noexcept {
   slot.state = Slot::State::free;
+  slot.loan.reset();
   DE_ASSERT(slots_used_ > 0);
   --slots_used_;
   free_.push_front(slot);  // the one whose memory is warm is used next
