@@ -28,8 +28,10 @@ COLUMNS = [
     ("p99.9 us", lambda r: f"{r['p999_us']:.1f}"),
     ("CPU us/IO", lambda r: parts(r["cpu_us_per_io"], 2)),
     ("calls/IO", lambda r: parts(r["calls_per_io"], 2)),
+    ("cores ns", lambda r: f"{r['core_distance_ns']:.0f}"),
     ("of limit", lambda r: f"{100 * r['of_limit']:.0f} %" if r["of_limit"] else ""),
     ("min - max", lambda r: f"{100 * r['of_limit_min']:.0f} - {100 * r['of_limit_max']:.0f}" if r["of_limit"] else ""),
+    ("pairs", lambda r: str(r["compared"]) if r["of_limit"] else ""),
 ]
 
 

@@ -11,15 +11,17 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import threading
 import time
 
-from processes import CORES, ROOT, Stage, cpu_seconds, system_calls_during
+from processes import BACK, CORES, FRONT, ROOT, Stage, cpu_seconds, program, system_calls_during
 from report import print_table
 from scenarios import SCENARIOS, WARM_UP_S, first_write_latencies, idle_cpu_percent, rebuild_beside_load
 
 IDLE_VOLUMES = (1, 100)
+CORES_MOVED = 2  # a distance that changed by this factor is another one
 SPECIAL = ("first_write", "rebuild", "idle")  # measured once, in their own way
 
 
@@ -42,6 +44,28 @@ class Sampler(threading.Thread):
         time.sleep(self.seconds * 0.5)
         self.cpu_s = {name: cpu_seconds(pid) - before[name] for name, pid in self.pids.items()}
         self.elapsed_s = time.monotonic() - start
+
+
+def core_distance_ns():
+    """The round trip of a cache line between the two cores. It jumps when the machine's host moves them."""
+    command = [program("core_distance"), str(FRONT), str(BACK)]
+    return float(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
+
+
+def placed(run):
+    """One run of a case with the distance of the cores during it; nothing is said of a run in which that changed."""
+    before = core_distance_ns()
+    result = run()
+    after = core_distance_ns()
+    result["core_distance_ns"] = max(before, after)
+    result["cores_moved"] = max(before, after) > CORES_MOVED * min(before, after)
+    return result
+
+
+def comparable(one, other):
+    """Whether two runs were measured with the cores at the same distance."""
+    distances = [run["core_distance_ns"] for run in (one, other)]
+    return not (one["cores_moved"] or other["cores_moved"]) and max(distances) <= CORES_MOVED * min(distances)
 
 
 def measure(scenario, case, seconds, count_calls=False):
@@ -80,7 +104,7 @@ def run_round(names, seconds, results, index, cases):
                         progress(f"{each}: {case.key}")
                         scenario = scenarios[each]
                         runs = results.setdefault(each, {}).setdefault(case.key, [])
-                        runs.append(measure(scenario, case, seconds))
+                        runs.append(placed(lambda: measure(scenario, case, seconds)))
                         if index == 0 and scenario.processes:
                             sample = measure(scenario, case, max(0.5, seconds / 2), count_calls=True)
                             runs[-1]["calls_per_io"] = sample.get("calls_per_io")
@@ -106,12 +130,15 @@ def summary(results):
                    "depth": case.depth, "rounds": len(runs)}
             for value in ("iops", "p50_us", "p99_us", "p999_us"):
                 row[value] = statistics.median(run[value] for run in runs)
+            row["core_distance_ns"] = statistics.median(run["core_distance_ns"] for run in runs)
             row["iops_min"], row["iops_max"] = (f(run["iops"] for run in runs) for f in (min, max))
             for amount in ("cpu_us_per_io", "calls_per_io"):
                 seen = [run[amount] for run in runs if run.get(amount)]
                 row[amount] = {key: statistics.median(one[key] for one in seen) for key in seen[0]} if seen else None
             limits = results.get(scenario.limit, {}).get(case.key, []) if scenario.limit else []
-            ratios = [run["iops"] / limit["iops"] for run, limit in zip(runs, limits) if limit["iops"]]
+            pairs = [(run, limit) for run, limit in zip(runs, limits) if limit["iops"] and comparable(run, limit)]
+            ratios = [run["iops"] / limit["iops"] for run, limit in pairs]
+            row["compared"] = len(ratios)
             row["of_limit"] = statistics.median(ratios) if ratios else None
             row["of_limit_min"], row["of_limit_max"] = (min(ratios), max(ratios)) if ratios else (None, None)
             rows.append(row)

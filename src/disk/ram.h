@@ -1,8 +1,8 @@
 // A disk in this process's memory (SPDK: malloc bdev). It has no cache to lose, so flush and FUA complete at once, and
 // loses everything when the process ends.
 //
-//   Input object: Request. Output object: none, the bytes are copied or lent here. Completion callback: Channel::finish,
-//   deferred to later in the same turn.
+//   Input object: Request. Output object: none, the bytes are copied or lent here. Completion callback:
+//   Channel::finish, deferred to later in the same turn.
 //
 // Threads: any number of channels on any reactors; requests to the same blocks from several reactors at once have no
 // defined order, as on any disk.
@@ -37,7 +37,8 @@ class RamDisk final : public Device {
   const std::shared_ptr<DmaBuffer>& memory() const noexcept { return memory_; }
 
  private:
-  RamDisk(DeviceInfo info, DmaBuffer memory) : Device(std::move(info)), memory_(std::make_shared<DmaBuffer>(std::move(memory))) {}
+  RamDisk(DeviceInfo info, DmaBuffer memory)
+      : Device(std::move(info)), memory_(std::make_shared<DmaBuffer>(std::move(memory))) {}
 
   std::shared_ptr<DmaBuffer> memory_;
 };
