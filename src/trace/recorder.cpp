@@ -96,7 +96,9 @@ uint64_t Recorder::next_countdown() noexcept {
     tokens_ = options_.budget_per_s / kRefillsPerSecond;
   }
   if (tokens_ > 0) return 1;
-  return now < boost_until_ ? std::min(options_.sample_every, kBoostEvery) : options_.sample_every;
+  if (boost_left_ == 0) return options_.sample_every;
+  --boost_left_;
+  return std::min(options_.sample_every, kBoostEvery);
 }
 
 Visit* Recorder::sample(Root* root, uint8_t op, uint64_t lba, uint64_t blocks) noexcept {
@@ -126,7 +128,10 @@ Visit* Recorder::sample(Root* root, uint8_t op, uint64_t lba, uint64_t blocks) n
 
 void Recorder::missed(Root& root) noexcept {
   ++root.slow_untraced;
-  boost_until_ = reactor_.batch_ticks() + ticks_per_second();
+  const uint64_t now = reactor_.batch_ticks();
+  if (now < boost_again_at_) return;
+  boost_again_at_ = now + ticks_per_second();
+  boost_left_ = kBoostTraces;
   if (options_.enabled) countdown_ = std::min<uint64_t>(countdown_, kBoostEvery);
 }
 

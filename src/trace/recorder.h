@@ -4,8 +4,8 @@
 //
 //   Input: begin() by the layer where an I/O starts. Output: Root histograms, slow(), recent().
 //
-// Sampling: while I/Os are few all are traced; beyond Options::budget_per_s one in Options::sample_every, and more for
-// a second after an I/O that was slow and not traced. Off, an I/O costs one decrement.
+// Sampling: while I/Os are few all are traced; beyond Options::budget_per_s one in Options::sample_every, and some more
+// right after an I/O that was slow and not traced. Off, an I/O costs one decrement.
 //
 // Threads: all on its reactor. Created before the first I/O; what is allocated is allocated then, and by open_root().
 #pragma once
@@ -27,7 +27,7 @@ namespace diskengine::trace {
 
 struct Options {
   bool enabled = true;
-  uint32_t sample_every = 64;    // beyond the budget
+  uint32_t sample_every = 512;   // beyond the budget
   uint32_t budget_per_s = 2000;  // of each reactor
 };
 
@@ -97,6 +97,7 @@ class Recorder {
   static constexpr uint32_t kThresholdTraces = 256;
   static constexpr unsigned kSlowFactor = 4;
   static constexpr uint32_t kBoostEvery = 4;
+  static constexpr uint32_t kBoostTraces = 500;  // at most once a second
 
   Visit* sample(Root* root, uint8_t op, uint64_t lba, uint64_t blocks) noexcept;
   uint64_t next_countdown() noexcept;
@@ -107,8 +108,9 @@ class Recorder {
   Options options_;
   uint64_t countdown_ = 1;
   uint64_t tokens_ = 0;
-  uint64_t refill_at_ = 0;    // ticks
-  uint64_t boost_until_ = 0;  // ticks
+  uint64_t refill_at_ = 0;       // ticks
+  uint64_t boost_again_at_ = 0;  // ticks
+  uint32_t boost_left_ = 0;      // traces
   uint64_t not_recorded_ = 0;
 
   std::vector<Trace> traces_;
