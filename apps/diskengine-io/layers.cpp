@@ -136,8 +136,17 @@ Layer vhost_controllers(const LayerContext& context, std::shared_ptr<DmaRegions>
   return layer;
 }
 
-Layer nvmf_target(const LayerContext& context) {
-  auto target = std::make_shared<nvmf::Target>(context.reactors, context.devices, context.random.uuid());
+// The target and the list of the memory that it receives into and sends from.
+struct NvmfTarget {
+  NvmfTarget(const LayerContext& context, std::shared_ptr<DmaRegions> memory)
+      : regions(std::move(memory)), target(context.reactors, context.devices, context.random.uuid(), regions.get()) {}
+  const std::shared_ptr<DmaRegions> regions;
+  nvmf::Target target;
+};
+
+Layer nvmf_target(const LayerContext& context, std::shared_ptr<DmaRegions> regions) {
+  auto both = std::make_shared<NvmfTarget>(context, std::move(regions));
+  const std::shared_ptr<nvmf::Target> target(both, &both->target);
   Layer layer;
   layer.name = "NVMe-oF target";
   layer.subsystem = "nvmf";
@@ -151,13 +160,14 @@ Layer nvmf_target(const LayerContext& context) {
 
 std::vector<Layer> make_layers(const LayerContext& context) {
   std::vector<Layer> layers;
-  auto regions = std::make_shared<DmaRegions>();  // guest memory, which the NVMe host may reach where it is
+  // Guest memory and the target's buffers, which disks and the NVMe host may reach where they are.
+  auto regions = std::make_shared<DmaRegions>();
   layers.push_back(disks(context));
   layers.push_back(nvme_host(context, regions));
   layers.push_back(mirrors(context));
   layers.push_back(lvol_stores(context));
   layers.push_back(vhost_controllers(context, regions));
-  layers.push_back(nvmf_target(context));
+  layers.push_back(nvmf_target(context, regions));
   return layers;
 }
 

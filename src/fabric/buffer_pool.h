@@ -14,6 +14,7 @@
 
 #include "base/list.h"
 #include "runtime/dma_buffer.h"
+#include "runtime/dma_regions.h"
 
 namespace diskengine::fabric {
 
@@ -28,7 +29,10 @@ class BufferPool {
     ~Waiter() = default;
   };
 
-  BufferPool(size_t chunk_bytes, size_t chunks) : chunk_bytes_(chunk_bytes), memory_(chunk_bytes * chunks) {
+  // Listed in `regions` if not null, which outlives the pool.
+  BufferPool(size_t chunk_bytes, size_t chunks, DmaRegions* regions = nullptr)
+      : chunk_bytes_(chunk_bytes), memory_(chunk_bytes * chunks) {
+    if (regions != nullptr) listed_ = regions->list(memory_.data(), memory_.size());
     free_.reserve(chunks);
     for (size_t i = chunks; i > 0; --i) free_.push_back(memory_.data() + (i - 1) * chunk_bytes);
   }
@@ -70,6 +74,7 @@ class BufferPool {
 
   size_t chunk_bytes_;
   DmaBuffer memory_;
+  DmaRegions::Listed listed_;
   std::vector<uint8_t*> free_;
   List<Waiter> waiting_;
 };

@@ -38,8 +38,8 @@ struct Target::ListenerUse {
   size_t users = 0;
 };
 
-Target::Target(std::vector<Reactor*> reactors, DeviceRegistry& devices, const Uuid& instance)
-    : reactors_(std::move(reactors)), devices_(devices), instance_(instance) {
+Target::Target(std::vector<Reactor*> reactors, DeviceRegistry& devices, const Uuid& instance, DmaRegions* dma_regions)
+    : reactors_(std::move(reactors)), devices_(devices), dma_regions_(dma_regions), instance_(instance) {
   DE_ASSERT(!reactors_.empty());
   for (Reactor* reactor : reactors_) groups_.push_back(std::make_unique<PollGroup>(*this, *reactor));
   SubsystemOptions discovery;

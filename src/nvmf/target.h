@@ -18,6 +18,7 @@
 #include "fabric/target.h"
 #include "nvmf/queue.h"
 #include "nvmf/subsystem.h"
+#include "runtime/dma_regions.h"
 #include "runtime/gate.h"
 
 namespace diskengine::nvmf {
@@ -53,13 +54,17 @@ class Target final : public fabric::TargetAcceptor {
     std::vector<std::pair<std::string, fabric::TargetTransportStats>> transports;
   };
 
-  // `reactors` in order, the main one first. `instance` names this run of the process.
-  Target(std::vector<Reactor*> reactors, DeviceRegistry& devices, const Uuid& instance);
+  // `reactors` in order, the main one first. `instance` names this run of the process. `dma_regions` outlive the
+  // target.
+  Target(std::vector<Reactor*> reactors, DeviceRegistry& devices, const Uuid& instance,
+         DmaRegions* dma_regions = nullptr);
   ~Target();  // after stop()
 
   Reactor& main_reactor() const noexcept { return *reactors_.front(); }
   const std::vector<Reactor*>& reactors() const noexcept { return reactors_; }
   DeviceRegistry& devices() const noexcept { return devices_; }
+  // Where its transports list their buffers; null: nowhere.
+  DmaRegions* dma_regions() const noexcept { return dma_regions_; }
   Counters& counters() noexcept { return counters_; }
   Gate& tasks() noexcept { return tasks_; }
   // Tells a host that it talks to the same run of the process as before: what was cached there may be lost otherwise.
@@ -124,6 +129,7 @@ class Target final : public fabric::TargetAcceptor {
 
   std::vector<Reactor*> reactors_;
   DeviceRegistry& devices_;
+  DmaRegions* const dma_regions_;
   const Uuid instance_;
   Counters counters_;
   Gate tasks_;

@@ -83,14 +83,15 @@ using MadeTransport = Result<std::unique_ptr<fabric::TargetTransport>>;
 
 MadeTransport make_tcp(Target& target, const fabric::TargetOptions& options) {
   TRY_ASSIGN(std::unique_ptr<fabric::tcp::TcpTarget> made,
-             fabric::tcp::TcpTarget::create(target.reactors(), target, options));
+             fabric::tcp::TcpTarget::create(target.reactors(), target, options, target.dma_regions()));
   return std::unique_ptr<fabric::TargetTransport>(std::move(made));
 }
 
 MadeTransport make_rdma(Target& target, const fabric::TargetOptions& options) {
   TRY_ASSIGN(std::unique_ptr<fabric::rdma::Verbs> verbs, fabric::rdma::load_verbs());
-  TRY_ASSIGN(std::unique_ptr<fabric::rdma::RdmaTarget> made,
-             fabric::rdma::RdmaTarget::create(std::move(verbs), target.reactors(), target, options));
+  TRY_ASSIGN(
+      std::unique_ptr<fabric::rdma::RdmaTarget> made,
+      fabric::rdma::RdmaTarget::create(std::move(verbs), target.reactors(), target, options, target.dma_regions()));
   return std::unique_ptr<fabric::TargetTransport>(std::move(made));
 }
 

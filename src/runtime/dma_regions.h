@@ -1,5 +1,5 @@
-// Memory that devices may be let reach where it is, listed by whoever maps it: guest memory. Transports register what
-// is listed with their devices, so that data needs no copy; what is not listed is copied.
+// Memory that devices may be let reach where it is, listed by whoever maps it: guest memory, the target's buffers.
+// Transports register what is listed with their devices, so that data needs no copy; what is not listed is copied.
 //
 // Threads: any. Owned by the app; outlives whatever lists and watches.
 #pragma once

@@ -4,6 +4,7 @@ whose target is killed and comes back. fio in the guest is the judge of the data
 import re
 
 from diskengine_test import RpcError, TestCase, program, rdma, wait_until
+from diskengine_test.depth import make_slow, most_outstanding
 
 NQN = "nqn.2024-01.io.diskengine:rdma"
 DISK_BLOCKS = 64 * 2048
@@ -12,13 +13,15 @@ NAMESPACE_UUID = "6a2c4b7e-5e0d-4c37-9a55-3f5b2f0c9d12"
 FIO = "/bin/fio --name=verify --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1"
 LINUX_NQN = "nqn.2024-01.io.diskengine:linux"
 FRONT_PORT = rdma.NVME_PORT + 1
+DEEP_NQN = "nqn.2024-01.io.diskengine:deep"
+DEEP_PORT = rdma.NVME_PORT + 2
 LOSS_TIMEOUT_S = 60
 
 
 def export(io, bdev, port=rdma.NVME_PORT, nqn=NQN):
     """The data plane exports the bdev over RDMA."""
     if not any(transport["trtype"] == "RDMA" for transport in io.rpc.nvmf_get_transports()):
-        io.rpc.nvmf_create_transport(trtype="RDMA", max_srq_depth=1024)
+        io.rpc.nvmf_create_transport(trtype="RDMA", max_srq_depth=2048)
     io.rpc.nvmf_create_subsystem(nqn=nqn, allow_any_host=True, serial_number="DE01")
     io.rpc.nvmf_subsystem_add_ns(nqn=nqn, namespace={"bdev_name": bdev, "uuid": NAMESPACE_UUID})
     address = {"trtype": "RDMA", "adrfam": "IPv4", "traddr": rdma.ADDRESS, "trsvcid": str(port)}
@@ -27,10 +30,10 @@ def export(io, bdev, port=rdma.NVME_PORT, nqn=NQN):
 
 def attach(io, nqn, **options):
     """The data plane connects to a subsystem over RDMA; the name of its bdev."""
+    values = {"name": "Remote", "trsvcid": str(rdma.NVME_PORT), **options}
     (name,) = io.rpc.bdev_nvme_attach_controller(
-        name="Remote", trtype="RDMA", adrfam="IPv4", traddr=rdma.ADDRESS, trsvcid=str(rdma.NVME_PORT), subnqn=nqn,
-        **options,
-    )  # fmt: skip
+        trtype="RDMA", adrfam="IPv4", traddr=rdma.ADDRESS, subnqn=nqn, **values
+    )
     return name
 
 
@@ -133,11 +136,27 @@ class Rdma(TestCase):
         (group,) = io.rpc.bdev_nvme_get_transport_statistics()["poll_groups"]
         return sum(transport.get("direct_requests", 0) for transport in group["transports"])
 
+    def fill_a_queue(self, storage, compute):
+        """As many commands at once as a queue holds, all of them at the target."""
+        storage.rpc.bdev_malloc_create(name="ram", num_blocks=DISK_BLOCKS, block_size=512)
+        make_slow(storage, "slow", "ram", 500_000)
+        storage.rpc.bdev_wait_for_examine()
+        export(storage, "slow", DEEP_PORT, DEEP_NQN)
+        compute.rpc.bdev_nvme_set_options(io_queue_requests=1024)
+        deep = attach(compute, DEEP_NQN, name="Deep", trsvcid=str(DEEP_PORT))
+        for reads in (0, 100):
+            load = {"bdev_name": deep, "queue_depth": 1024, "read_percent": reads, "duration_ms": 1500, "warm_up_ms": 0}
+            most = most_outstanding(storage, "slow", lambda load=load: compute.rpc.diskengine_perf_run(**load))
+            print(f"{most} of 1024 commands at once at the target, {reads} % reads")
+            self.assertGreaterEqual(most, 1023)  # a ring of 1024 entries holds one less
+        compute.rpc.bdev_nvme_detach_controller(name="Deep")
+
     def test_our_host_finds_our_target_again_after_a_kill(self):
         programs = ["nvme", "fio", program("vhost_load")]
         storage, compute = self.boot(["storage", "compute"], rdma.HOST_MODULES, programs)
         guest = self.guest
         rdma.start_rdma(guest)
+        self.fill_a_queue(storage, compute)
         guest.run("dd if=/dev/zero of=/tmp/disk bs=1M count=16")
         self.export_file(storage)
         disk = attach(compute, NQN, ctrlr_loss_timeout_sec=LOSS_TIMEOUT_S, reconnect_delay_sec=1)

@@ -34,6 +34,11 @@ class Storage:
             bind_vfio(guest, disk)
             self.export(replica, disk, address)
 
+    def direct_requests(self):
+        """Requests of the disks whose data they moved to and from where it was."""
+        groups = self.io.rpc.bdev_nvme_get_transport_statistics()["poll_groups"]
+        return sum(transport.get("direct_requests", 0) for group in groups for transport in group["transports"])
+
     def export(self, replica, disk, address):
         rpc = self.io.rpc
         (bdev,) = rpc.bdev_nvme_attach_controller(name=f"NvmeDisk{replica}", trtype="PCIe", traddr=disk)
@@ -144,6 +149,8 @@ class RdmaNvmePath(TestCase):
         self.verified(guest, self.verify(guest, seed=0x5EED0001))
         for path in media:
             self.assertEqual(self.on_media(path, 0x5EED0001, 1), set(range(BLOCKS)))
+        # The disks fetched from the target's buffers and filled them: both copies of each block, and what was read back.
+        self.assertGreater(storage.direct_requests(), 2 * BLOCKS)
         self.assertEqual((compute.io.stop(), storage.io.stop()), (0, 0), compute.io.log() + storage.io.log())
         guest.power_off()
 

@@ -20,7 +20,7 @@ using tcp::SocketAddress;
 Result<TargetDevice*> TargetLane::device_of(ibv_context* context) {
   for (const auto& device : devices)
     if (device->context() == context && !device->broken()) return device.get();
-  TRY_ASSIGN(std::unique_ptr<TargetDevice> made, TargetDevice::make(verbs, reactor, context, options));
+  TRY_ASSIGN(std::unique_ptr<TargetDevice> made, TargetDevice::make(verbs, reactor, context, options, dma_regions));
   const std::lock_guard lock(counters.mutex);
   counters.devices.push_back(made->counters());
   devices.push_back(std::move(made));
@@ -98,13 +98,14 @@ class RdmaTarget::Listener final : public TargetListener, private CmHandler {
 };
 
 Result<std::unique_ptr<RdmaTarget>> RdmaTarget::create(std::unique_ptr<Verbs> verbs, std::vector<Reactor*> reactors,
-                                                       TargetAcceptor& acceptor, TargetOptions options) {
+                                                       TargetAcceptor& acceptor, TargetOptions options,
+                                                       DmaRegions* regions) {
   DE_ASSERT(!reactors.empty());
   TRY(check_target_options(options));
   std::unique_ptr<RdmaTarget> target(new RdmaTarget(std::move(verbs), options));
   TRY_ASSIGN(target->channel_, CmChannel::make(*target->verbs_, "nvmf_rdma_accept"));
   for (Reactor* reactor : reactors) {
-    auto lane = std::make_shared<TargetLane>(*reactor, *target->verbs_, options);
+    auto lane = std::make_shared<TargetLane>(*reactor, *target->verbs_, options, regions);
     lane->acceptor = &acceptor;
     TRY_ASSIGN(lane->channel, CmChannel::make(*target->verbs_, "nvmf_rdma_cm"));
     target->lanes_.push_back(std::move(lane));

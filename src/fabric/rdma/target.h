@@ -23,7 +23,8 @@ struct LaneHook : ListHook {};
 
 // What the connections of one reactor share. Belongs to that reactor, but for the counters.
 struct TargetLane {
-  TargetLane(Reactor& r, Verbs& v, const TargetOptions& o) : reactor(r), verbs(v), options(o) {}
+  TargetLane(Reactor& r, Verbs& v, const TargetOptions& o, DmaRegions* d)
+      : reactor(r), verbs(v), options(o), dma_regions(d) {}
 
   // The part of the device behind an identifier, made when it is first needed: that registers all its memory.
   Result<TargetDevice*> device_of(ibv_context* context);
@@ -35,6 +36,7 @@ struct TargetLane {
   Reactor& reactor;
   Verbs& verbs;
   const TargetOptions options;
+  DmaRegions* const dma_regions;  // where the buffers are listed, or null
   TargetAcceptor* acceptor = nullptr;
   std::unique_ptr<CmChannel> channel;
   std::vector<std::unique_ptr<TargetDevice>> devices;
@@ -57,10 +59,12 @@ class RdmaTarget final : public TargetTransport {
   // How often a listener whose device went away tries to come back.
   static constexpr uint64_t kListenRetryNs = 1'000'000'000;
 
-  // `reactors` in their order, the main one first. The acceptor outlives the transport. Errc::no_device where the
-  // machine has no RDMA device.
+  // `reactors` in their order, the main one first. The acceptor outlives the transport, and so do `regions`, where
+  // its buffers are listed, so that disks may reach them; null: nowhere. Errc::no_device where the machine has no RDMA
+  // device.
   static Result<std::unique_ptr<RdmaTarget>> create(std::unique_ptr<Verbs> verbs, std::vector<Reactor*> reactors,
-                                                    TargetAcceptor& acceptor, TargetOptions options);
+                                                    TargetAcceptor& acceptor, TargetOptions options,
+                                                    DmaRegions* regions = nullptr);
   ~RdmaTarget() override;
 
   Result<std::unique_ptr<TargetListener>> listen(const Address& address) override;

@@ -42,7 +42,7 @@ uint64_t wr_id_of(WrKind kind, const TargetSlot& slot) noexcept {
 }  // namespace
 
 Result<std::unique_ptr<TargetDevice>> TargetDevice::make(Verbs& verbs, Reactor& reactor, ibv_context* context,
-                                                         const TargetOptions& options) {
+                                                         const TargetOptions& options, DmaRegions* regions) {
   TRY_ASSIGN(const ibv_device_attr attributes, verbs.query_device(context));
   const uint32_t transfers = wrs_for(pieces_max(options), pieces_per_wr(attributes));
   if (transfers > TargetSlot::kTransfersMax || attributes.max_srq <= 0 || attributes.max_srq_sge < 2)
@@ -58,13 +58,13 @@ Result<std::unique_ptr<TargetDevice>> TargetDevice::make(Verbs& verbs, Reactor& 
   if (slots < options.srq_entries)
     LOG_INFO("fabric", "RDMA device {} allows {} commands at once, not {}", verbs.device_name(context), slots,
              options.srq_entries);
-  std::unique_ptr<TargetDevice> device(new TargetDevice(verbs, reactor, context, attributes, options, slots));
+  std::unique_ptr<TargetDevice> device(new TargetDevice(verbs, reactor, context, attributes, options, slots, regions));
   TRY(device->open(slots));
   return device;
 }
 
 TargetDevice::TargetDevice(Verbs& verbs, Reactor& reactor, ibv_context* context, const ibv_device_attr& attributes,
-                           const TargetOptions& options, uint32_t slots)
+                           const TargetOptions& options, uint32_t slots, DmaRegions* regions)
     : verbs_(verbs),
       reactor_(reactor),
       context_(context),
@@ -73,10 +73,11 @@ TargetDevice::TargetDevice(Verbs& verbs, Reactor& reactor, ibv_context* context,
       pieces_per_wr_(pieces_per_wr(attributes)),
       transfer_wrs_(wrs_for(pieces_max(options), pieces_per_wr_)),
       counters_(std::make_shared<TargetDeviceCounters>()),
-      pool_(options.buffer_bytes, options.buffers),
+      pool_(options.buffer_bytes, options.buffers, regions),
       own_buffers_(slots * own_buffer_bytes_),
       headers_(slots * (kCommandBytes + kAnswerBytes)),
       slots_(slots) {
+  if (regions != nullptr) listed_ = regions->list(own_buffers_.data(), own_buffers_.size());
   counters_->name = verbs.device_name(context);
 }
 

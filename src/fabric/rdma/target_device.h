@@ -79,9 +79,9 @@ enum class WrKind : uint8_t {
 
 class TargetDevice final : private CompletionQueue::Handler, private TurnEndHook {
  public:
-  // On its lane's reactor.
+  // On its lane's reactor. Its buffers are listed in `regions` unless that is null.
   static Result<std::unique_ptr<TargetDevice>> make(Verbs& verbs, Reactor& reactor, ibv_context* context,
-                                                    const TargetOptions& options);
+                                                    const TargetOptions& options, DmaRegions* regions);
   // With no queue left.
   ~TargetDevice();
 
@@ -116,7 +116,7 @@ class TargetDevice final : private CompletionQueue::Handler, private TurnEndHook
 
  private:
   TargetDevice(Verbs& verbs, Reactor& reactor, ibv_context* context, const ibv_device_attr& attributes,
-               const TargetOptions& options, uint32_t slots);
+               const TargetOptions& options, uint32_t slots, DmaRegions* regions);
   Result<void> open(uint32_t slots);
   void make_slots(uint32_t slots);
   void on_completion(const ibv_wc& completion) noexcept override;
@@ -138,7 +138,8 @@ class TargetDevice final : private CompletionQueue::Handler, private TurnEndHook
 
   BufferPool pool_;
   DmaBuffer own_buffers_;
-  DmaBuffer headers_;  // commands, then answers
+  DmaRegions::Listed listed_;  // of own_buffers_
+  DmaBuffer headers_;          // commands, then answers
   std::vector<TargetSlot> slots_;
   size_t free_slots_ = 0;
   OwnedPd pd_;

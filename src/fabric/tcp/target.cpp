@@ -64,16 +64,17 @@ class TcpTarget::Listener final : public TargetListener, private Source {
 };
 
 Result<std::unique_ptr<TcpTarget>> TcpTarget::create(std::vector<Reactor*> reactors, TargetAcceptor& acceptor,
-                                                     TargetOptions options) {
+                                                     TargetOptions options, DmaRegions* regions) {
   DE_ASSERT(!reactors.empty());
   TRY(check_target_options(options));
-  return std::unique_ptr<TcpTarget>(new TcpTarget(std::move(reactors), acceptor, options));
+  return std::unique_ptr<TcpTarget>(new TcpTarget(std::move(reactors), acceptor, options, regions));
 }
 
-TcpTarget::TcpTarget(std::vector<Reactor*> reactors, TargetAcceptor& acceptor, TargetOptions options)
+TcpTarget::TcpTarget(std::vector<Reactor*> reactors, TargetAcceptor& acceptor, TargetOptions options,
+                     DmaRegions* regions)
     : TargetTransport("TCP", options) {
   for (Reactor* reactor : reactors) {
-    lanes_.push_back(std::make_shared<TargetLane>(*reactor, options));
+    lanes_.push_back(std::make_shared<TargetLane>(*reactor, options, regions));
     lanes_.back()->acceptor = &acceptor;
   }
 }

@@ -22,10 +22,12 @@ struct LaneHook : ListHook {};
 
 // What the connections of one reactor share. Belongs to that reactor, but for the counters.
 struct TargetLane {
-  TargetLane(Reactor& r, const TargetOptions& o) : reactor(r), options(o), pool(o.buffer_bytes, o.buffers) {}
+  TargetLane(Reactor& r, const TargetOptions& o, DmaRegions* d)
+      : reactor(r), options(o), dma_regions(d), pool(o.buffer_bytes, o.buffers, d) {}
 
   Reactor& reactor;
   const TargetOptions options;
+  DmaRegions* const dma_regions;  // where the buffers are listed, or null
   TargetAcceptor* acceptor = nullptr;
   Staging staging;
   BufferPool pool;
@@ -44,9 +46,10 @@ class TcpTarget final : public TargetTransport {
   // Connections on one reactor; more are refused.
   static constexpr size_t kQueuesPerReactorMax = 16384;
 
-  // `reactors` in their order, the main one first. The acceptor outlives the transport.
+  // `reactors` in their order, the main one first. The acceptor outlives the transport, and so do `regions`, where its
+  // buffers are listed, so that disks may reach them; null: nowhere.
   static Result<std::unique_ptr<TcpTarget>> create(std::vector<Reactor*> reactors, TargetAcceptor& acceptor,
-                                                   TargetOptions options);
+                                                   TargetOptions options, DmaRegions* regions = nullptr);
   ~TcpTarget() override;
 
   Result<std::unique_ptr<TargetListener>> listen(const Address& address) override;
@@ -55,7 +58,7 @@ class TcpTarget final : public TargetTransport {
 
  private:
   class Listener;
-  TcpTarget(std::vector<Reactor*> reactors, TargetAcceptor& acceptor, TargetOptions options);
+  TcpTarget(std::vector<Reactor*> reactors, TargetAcceptor& acceptor, TargetOptions options, DmaRegions* regions);
   void place(UniqueFd socket, const Address& listen_address);
 
   std::vector<std::shared_ptr<TargetLane>> lanes_;

@@ -42,9 +42,12 @@ struct TcpTargetQueue::Slot final : TargetCommand, SendHook {
 };
 
 struct TcpTargetQueue::SlotBlock {
-  SlotBlock(size_t count, size_t buffer_bytes) : slots(count), buffers(count * buffer_bytes) {}
+  SlotBlock(size_t count, size_t buffer_bytes, DmaRegions* regions) : slots(count), buffers(count * buffer_bytes) {
+    if (regions != nullptr) listed = regions->list(buffers.data(), buffers.size());
+  }
   std::vector<Slot> slots;
   DmaBuffer buffers;
+  DmaRegions::Listed listed;
 };
 
 namespace {
@@ -111,7 +114,7 @@ TcpTargetQueue::~TcpTargetQueue() {
 
 void TcpTargetQueue::add_slots(uint32_t count) {
   const size_t bytes = own_buffer_bytes(lane_->options);
-  blocks_.push_back(std::make_unique<SlotBlock>(count, bytes));
+  blocks_.push_back(std::make_unique<SlotBlock>(count, bytes, lane_->dma_regions));
   SlotBlock& block = *blocks_.back();
   for (size_t i = 0; i < count; ++i) {
     Slot& slot = block.slots[i];
