@@ -58,6 +58,9 @@ struct NvmeHost {
 
 Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions) {
   auto host = std::make_shared<NvmeHost>(context, std::move(regions));
+  host->manager.set_health_watcher([&events = context.events](const std::string& name, const std::string& what) {
+    events.announce(rpc::DeviceEvents::kDiskHealth, fmt::format("{}: {}", name, what));
+  });
   Layer layer;
   layer.name = "nvme host";
   layer.subsystem = "bdev";

@@ -262,6 +262,7 @@ inline constexpr uint32_t kFeatureSave = 0x80000000;        // Set Features
 inline constexpr uint32_t kFeatureSelectMask = 0x00000700;  // Get Features: 0 current, 1 default, 2 saved, 3 supported
 
 // IdentifyController::oaes and the cdw11 of Feature::async_event_config.
+inline constexpr uint32_t kAsyncCriticalWarnings = 0x3f;  // of SmartLog::critical_warning; no bits of oaes
 inline constexpr uint32_t kAsyncNamespaceAttribute = 1u << 8;
 inline constexpr uint32_t kAsyncFirmwareActivation = 1u << 9;
 inline constexpr uint32_t kAsyncAnaChange = 1u << 11;

@@ -272,6 +272,14 @@ enum class NsDescriptorType : uint8_t { eui64 = 1, nguid = 2, uuid = 3, command_
 
 inline constexpr uint32_t kNamespaceListEntries = kIdentifyBytes / 4;  // active and changed namespace lists
 
+// Bits of SmartLog::critical_warning.
+inline constexpr uint8_t kWarningSpare = 1u << 0;        // the available spare is below its threshold
+inline constexpr uint8_t kWarningTemperature = 1u << 1;  // a temperature is over, or under, its threshold
+inline constexpr uint8_t kWarningReliability = 1u << 2;  // degraded by media or internal errors
+inline constexpr uint8_t kWarningReadOnly = 1u << 3;
+inline constexpr uint8_t kWarningBackup = 1u << 4;  // the volatile memory's backup failed
+inline constexpr uint8_t kWarningPersistentMemory = 1u << 5;
+
 // Base 2.0 figure 207.
 struct SmartLog {
   uint8_t critical_warning = 0;

@@ -120,7 +120,8 @@ class World {
 
   // One turn of both reactors; time passes faster when there is nothing to do.
   void turn() {
-    const bool busy = main_.turn() | other_.turn();
+    const bool main_busy = main_.turn();
+    const bool busy = other_.turn() || main_busy;
     clock_.advance_ns(busy ? 5'000 : idle_ns_);
     idle_ns_ = busy ? 10'000 : std::min<uint64_t>(idle_ns_ * 2, 1'000'000);
   }

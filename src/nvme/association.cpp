@@ -233,7 +233,9 @@ Task<Result<void>> Association::prepare_io(std::function<void(uint32_t)> on_even
   Result<void> queues = co_await set_feature(spec::Feature::number_of_queues, spec::queue_count(wanted), &granted);
   CO_TRY(queues);
   limits_.io_queues = static_cast<uint16_t>(std::min({granted & 0xffff, granted >> 16, uint32_t{wanted} - 1}) + 1);
-  const uint32_t events = identity_->oaes & spec::kAsyncNamespaceAttribute;
+  uint32_t events = identity_->oaes & spec::kAsyncNamespaceAttribute;
+  // Targets of fabrics keep their disks' health to themselves, and Linux's refuses these bits.
+  if (options_.address.transport == "PCIe") events |= spec::kAsyncCriticalWarnings;
   if (events != 0) {
     Result<void> configured = co_await set_feature(spec::Feature::async_event_config, events, nullptr);
     CO_TRY(configured);

@@ -309,11 +309,55 @@ Task<Result<std::vector<spec::ErrorLogEntry>>> Controller::read_errors() {
 // --- Events of the controller ---------------------------------------------------------------------------------------
 
 void Controller::on_event(uint32_t cdw0) {
-  if (spec::async_event_type(cdw0) != spec::AsyncEventType::notice ||
-      spec::async_event_information(cdw0) != spec::AsyncNotice::namespace_attribute)
-    return;
-  rescan_again_ = true;
-  if (!rescanning_) spawn(rescan());
+  switch (spec::async_event_type(cdw0)) {
+    case spec::AsyncEventType::smart:
+      spawn(report_health());
+      return;
+    case spec::AsyncEventType::error:
+      spawn(report_error());
+      return;
+    case spec::AsyncEventType::notice:
+      if (spec::async_event_information(cdw0) != spec::AsyncNotice::namespace_attribute) return;
+      rescan_again_ = true;
+      if (!rescanning_) spawn(rescan());
+      return;
+    default:
+      return;
+  }
+}
+
+// Reading the log lets the controller send the next event of its kind; one that has always something to say is read a
+// few times a second.
+Task<void> Controller::report_health() {
+  Gate::Pass pass(gate_);
+  if (!pass || std::exchange(reading_health_, true)) co_return;
+  std::shared_ptr<Controller> self = shared_from_this();
+  co_await sleep_for(main_, kEventPauseNs);
+  reading_health_ = false;
+  Task<Result<spec::SmartLog>> reading = read_health();
+  Result<spec::SmartLog> log = co_await reading;
+  if (log) {
+    if (log->critical_warning != std::exchange(told_warning_, log->critical_warning)) events_.on_health(*this, *log);
+  } else {
+    LOG_WARN("nvme", "{}: its health changed but could not be read: {}", options_.name, log.error().message());
+  }
+}
+
+Task<void> Controller::report_error() {
+  Gate::Pass pass(gate_);
+  if (!pass || std::exchange(reading_errors_, true)) co_return;
+  std::shared_ptr<Controller> self = shared_from_this();
+  co_await sleep_for(main_, kEventPauseNs);
+  reading_errors_ = false;
+  Task<Result<std::vector<spec::ErrorLogEntry>>> reading = read_errors();
+  Result<std::vector<spec::ErrorLogEntry>> log = co_await reading;
+  if (log) {
+    LOG_WARN("nvme", "{}: reports an error; bdev_nvme_get_controller_health_info shows its error log ({} entries)",
+             options_.name, log->size());
+  } else {
+    LOG_WARN("nvme", "{}: reports an error, but its error log could not be read: {}", options_.name,
+             log.error().message());
+  }
 }
 
 Task<void> Controller::rescan() {

@@ -33,6 +33,8 @@ class ControllerEvents {
   // It is connected again, and what it had completed and not flushed may be gone. Its I/O begins when nobody has `hold`
   // any more.
   virtual void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) = 0;
+  // It says of itself that its disk is not well: the SMART log that came with it.
+  virtual void on_health(Controller& controller, const spec::SmartLog& log) = 0;
   // Its LossPolicy says to give it up: stop it and remove its devices.
   virtual void on_given_up(Controller& controller) = 0;
 
@@ -95,6 +97,9 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   void wake(Wake why);
   void lose(const Error& reason);
   void on_event(uint32_t cdw0);
+  static constexpr uint64_t kEventPauseNs = 200'000'000;
+  Task<void> report_health();
+  Task<void> report_error();
   Task<void> rescan();
   Task<void> send_abort(uint16_t queue_id, uint16_t cid);
   void connect_link(const std::shared_ptr<QueueLink>& link);
@@ -124,6 +129,9 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   bool failing_ = false;
   bool reset_wanted_ = false;
   bool rescan_again_ = false;
+  bool reading_health_ = false;
+  bool reading_errors_ = false;
+  uint8_t told_warning_ = 0;  // SmartLog::critical_warning
   bool rescanning_ = false;
   uint64_t lost_ns_ = 0;
   OneShot<Wake>* waiter_ = nullptr;

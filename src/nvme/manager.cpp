@@ -13,6 +13,23 @@ namespace {
 
 constexpr std::string_view kSerial = "serial:";
 
+std::string describe_warnings(const spec::SmartLog& log) {
+  if (log.critical_warning == 0) return "well again";
+  std::string text;
+  const auto add = [&](uint8_t bit, const std::string& what) {
+    if ((log.critical_warning & bit) != 0) text += (text.empty() ? "" : "; ") + what;
+  };
+  add(spec::kWarningSpare, fmt::format("{} % of its spare is left, below its threshold of {} %",
+                                       log.available_spare_percent, log.available_spare_threshold_percent));
+  add(spec::kWarningTemperature, fmt::format("its temperature is {} C, past a threshold", log.temperature_k() - 273));
+  add(spec::kWarningReliability, fmt::format("degraded by media or internal errors ({} so far)", log.media_errors.low));
+  add(spec::kWarningReadOnly, "takes no more writes");
+  add(spec::kWarningBackup, "the backup of its volatile memory failed");
+  add(spec::kWarningPersistentMemory, "its persistent memory cannot be relied on");
+  if (text.empty()) text = fmt::format("critical warning {:#x}", log.critical_warning);
+  return text;
+}
+
 }  // namespace
 
 bool PathFilter::matches(const ControllerOptions& options) const {
@@ -266,6 +283,17 @@ void HostManager::on_cache_lost(Controller& controller, const std::shared_ptr<vo
   if (at == entries_.end() || at->second->detaching) return;
   for (const auto& [nsid, weak] : at->second->disks)
     if (const std::shared_ptr<NvmeDisk> disk = weak.lock()) disk->announce_cache_lost(hold);
+}
+
+void HostManager::on_health(Controller& controller, const spec::SmartLog& log) {
+  const std::string& name = controller.options().name;
+  const std::string what = describe_warnings(log);
+  if (log.critical_warning == 0) {
+    LOG_INFO("nvme", "{}: {}", name, what);
+  } else {
+    LOG_WARN("nvme", "{}: {}", name, what);
+  }
+  if (health_watcher_) health_watcher_(name, what);
 }
 
 void HostManager::on_given_up(Controller& controller) { spawn(detach_lost(controller.options().name)); }

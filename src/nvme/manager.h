@@ -57,6 +57,10 @@ class HostManager final : private ControllerEvents {
   // The NQN this process connects with unless told otherwise.
   const std::string& default_host_nqn() const noexcept { return host_nqn_; }
 
+  // Told, on the main reactor, that the disk of the controller of this name says it is not well, and of what kind.
+  using HealthWatcher = std::function<void(const std::string& name, const std::string& what)>;
+  void set_health_watcher(HealthWatcher watcher) { health_watcher_ = std::move(watcher); }
+
   // Connects and returns the names of the devices, in order of namespaces. Errc::already_exists if the name is taken.
   // An address "serial:<serial number>" is looked for among the controllers that the transport knows of.
   Task<Result<std::vector<std::string>>> attach(ControllerOptions options);
@@ -91,6 +95,7 @@ class HostManager final : private ControllerEvents {
 
   void on_namespaces(Controller& controller, const std::vector<NamespaceInfo>& namespaces) override;
   void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) override;
+  void on_health(Controller& controller, const spec::SmartLog& log) override;
   void on_given_up(Controller& controller) override;
   void add_disk(Entry& entry, const NamespaceInfo& info);
   void drop_disk(Entry& entry, uint32_t nsid, const char* why);
@@ -112,6 +117,7 @@ class HostManager final : private ControllerEvents {
   std::map<std::string, std::unique_ptr<Discovery>, std::less<>> discoveries_;
   bool stopping_ = false;
   Gate gate_;  // detached coroutines
+  HealthWatcher health_watcher_;
 };
 
 }  // namespace diskengine::nvme

@@ -1,4 +1,5 @@
 // The NVMe host over PCIe, on a simulated controller: what a disk does, does to its memory, and gets wrong.
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -352,6 +353,29 @@ TEST_F(PcieTest, HealthAndErrorsAreRead) {
   EXPECT_EQ(log->temperature_k(), 311);
   EXPECT_EQ(log->available_spare_percent, 98);
   EXPECT_EQ(log->media_errors.low, 5u);
+}
+
+TEST_F(PcieTest, ADiskThatSaysItIsNotWellIsReportedOnceForEachChange) {
+  std::vector<std::string> told;
+  manager_.set_health_watcher([&](const std::string& name, const std::string& what) { told.push_back(name + what); });
+  attach();
+  const auto announce = [&](uint8_t warning) {
+    sim_.health.critical_warning = warning;
+    on_reactor([&] { sim_.announce(spec::async_event(spec::AsyncEventType::smart, 0, spec::LogPage::smart)); });
+    int turns = 0;  // of a millisecond
+    until([&] { return ++turns > 2000; });
+  };
+  sim_.health.available_spare_percent = 3;
+  sim_.health.available_spare_threshold_percent = 10;
+  announce(spec::kWarningSpare);
+  announce(spec::kWarningSpare);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0], "NvmeDisk13 % of its spare is left, below its threshold of 10 %");
+  announce(spec::kWarningSpare | spec::kWarningReadOnly);
+  announce(0);
+  ASSERT_EQ(told.size(), 3u) << fmt::format("{}", fmt::join(told, " / "));
+  EXPECT_NE(told[1].find("; takes no more writes"), std::string::npos);
+  EXPECT_EQ(told[2], "NvmeDisk1well again");
 }
 
 TEST_F(PcieTest, TheErrorLogShowsEntriesInUse) {

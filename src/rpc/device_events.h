@@ -21,6 +21,8 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   // Not in SPDK. The context says which store and how much of it is free, or which lvol and why.
   static constexpr const char* kLvolSpace = "diskengine_lvol_space";
   static constexpr const char* kLvolDamaged = "diskengine_lvol_damaged";
+  // The context says which controller, and what its disk says of itself.
+  static constexpr const char* kDiskHealth = "diskengine_disk_health";
 
   struct Notification {
     uint64_t id;

@@ -11,7 +11,7 @@ namespace {
 
 Task<Reply> get_types() {
   co_return json::value(json::array{DeviceEvents::kRegister, DeviceEvents::kUnregister, DeviceEvents::kResize,
-                                    DeviceEvents::kLvolSpace, DeviceEvents::kLvolDamaged});
+                                    DeviceEvents::kLvolSpace, DeviceEvents::kLvolDamaged, DeviceEvents::kDiskHealth});
 }
 
 Task<Reply> get_notifications(const DeviceEvents& events, json::object params) {
