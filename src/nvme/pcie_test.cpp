@@ -10,6 +10,7 @@
 #include "fabric/pcie/host.h"
 #include "fabric/pcie/sim_controller.h"
 #include "nvme/manager.h"
+#include "runtime/alloc_trap.h"
 
 namespace diskengine::nvme {
 namespace {
@@ -234,6 +235,29 @@ TEST_F(PcieTest, MoreRequestsThanTheQueueHoldsAllCompleteAndTheQueueGoesRound) {
   for (size_t i = 0; i < ios.size(); ++i) {
     ASSERT_TRUE(finish(ios[i]).ok());
     ASSERT_EQ(*media(i), static_cast<uint8_t>(i + 1));
+  }
+}
+
+TEST_F(PcieTest, IoAllocatesNothingOnceTheQueueIsUp) {
+  attach();
+  for (const uint64_t blocks : {1u, 8u, 256u}) {
+    for (const Op op : {Op::write, Op::read, Op::flush}) {
+      Io io;
+      uint64_t allocations = 0;
+      for (int round = 0; round < 20; ++round) {
+        submit(io, op, 16, blocks);  // for the first time, and its vectors are made
+        ASSERT_TRUE(finish(io).ok());
+        io.done = false;
+        reactor_.post([&] { channel_->submit(io.request); });
+        for (int turns = 0; turns < 1000 && !io.done; ++turns) {
+          const AllocTrap trap;
+          reactor_.turn();
+          if (round >= 4) allocations += trap.allocations();
+        }
+        ASSERT_TRUE(io.done);
+      }
+      EXPECT_EQ(allocations, 0u) << blocks << " blocks";
+    }
   }
 }
 

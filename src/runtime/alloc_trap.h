@@ -1,22 +1,15 @@
-// For tests: a scope in which the allocations of this thread are counted. Holds the rule that the I/O path does not
-// allocate once it is set up.
-//
-//   AllocTrap trap;
-//   channel.submit(request);
-//   EXPECT_EQ(trap.allocations(), 0u);
-//
-// Included by one file of a test program: it defines the program's operator new and delete.
+// Counts the allocations of a test program for runtime/alloc_count.h. Included by one file of it: it defines the
+// program's operator new and delete.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <cstdlib>
 #include <new>
 
+#include "runtime/alloc_count.h"
+
 namespace diskengine {
 namespace detail {
-
-inline thread_local uint64_t allocations_of_thread = 0;
 
 inline void* counted(std::size_t bytes, std::size_t alignment) noexcept {
   ++allocations_of_thread;
@@ -32,15 +25,6 @@ inline void* counted_or_abort(std::size_t bytes, std::size_t alignment) noexcept
 }
 
 }  // namespace detail
-
-class AllocTrap {
- public:
-  // Calls of operator new by this thread since this object was made.
-  uint64_t allocations() const noexcept { return detail::allocations_of_thread - before_; }
-
- private:
-  uint64_t before_ = detail::allocations_of_thread;
-};
 
 }  // namespace diskengine
 

@@ -23,6 +23,7 @@
 #include "fabric/pcie/pci_device.h"
 #include "format/nvme_identify.h"
 #include "format/nvme_pcie.h"
+#include "runtime/alloc_count.h"
 
 namespace diskengine::fabric::pcie {
 
@@ -164,8 +165,14 @@ class SimController final : public PciBus {
     }
     ~Device() override { controller_.vector_fds_.clear(); }
     size_t register_bytes() const noexcept override { return 8192; }
-    uint32_t read32(uint32_t offset) noexcept override { return controller_.read_register(offset); }
-    void write32(uint32_t offset, uint32_t value) noexcept override { controller_.write_register(offset, value); }
+    uint32_t read32(uint32_t offset) noexcept override {
+      const AllocPause pause;
+      return controller_.read_register(offset);
+    }
+    void write32(uint32_t offset, uint32_t value) noexcept override {
+      const AllocPause pause;
+      controller_.write_register(offset, value);
+    }
     const std::shared_ptr<DmaDomain>& domain() const noexcept override { return domain_; }
     unsigned vectors() const noexcept override { return static_cast<unsigned>(fds_.size()); }
     int vector_fd(unsigned vector) const noexcept override { return fds_[vector].get(); }

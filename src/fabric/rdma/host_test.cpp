@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fabric/rdma/sim_verbs.h"
 #include "fabric/rdma/target.h"
+#include "runtime/alloc_count.h"
 
 namespace diskengine::fabric::rdma {
 namespace {
@@ -194,6 +195,33 @@ TEST_F(RdmaHostTest, DataOfAnySizeAndShapeMovesBothWays) {
         EXPECT_EQ(read.memory[offset + bytes], 0) << "past the end";
       }
   EXPECT_EQ(queue_->outstanding(), 0u);
+}
+
+TEST_F(RdmaHostTest, IoAllocatesNothingAtEitherEndOnceTheConnectionIsUp) {
+  start_target();
+  connect();
+  for (const uint32_t bytes : {512u, 4096u, 131072u, 1u << 20}) {  // in the capsule, in own memory, in pooled memory
+    Command write(spec::IoOp::write, bytes);
+    Command read(spec::IoOp::read, bytes);
+    uint64_t allocations = 0;
+    for (int round = 0; round < 20; ++round) {
+      write.reset(spec::IoOp::write);
+      read.reset(spec::IoOp::read);
+      for (Command* command : {&write, &read}) {
+        command->iov = command->pieces;
+        command->data_bytes = bytes;
+        command->direction = spec::data_direction(command->sqe.opcode);
+      }
+      const AllocTrap trap;
+      queue_->submit(write);
+      queue_->submit(read);
+      turn();
+      if (round >= 4) allocations += trap.allocations();
+    }
+    EXPECT_EQ(write.completions, 20);
+    EXPECT_EQ(read.completions, 20);
+    EXPECT_EQ(allocations, 0u) << bytes;
+  }
 }
 
 TEST_F(RdmaHostTest, DataOfAdminCommandsNeverGoesInTheCapsule) {

@@ -24,6 +24,7 @@
 
 #include "base/assert.h"
 #include "fabric/rdma/verbs.h"
+#include "runtime/alloc_count.h"
 
 namespace diskengine::fabric::rdma {
 
@@ -343,6 +344,7 @@ class SimVerbs final : public Verbs {
   }
 
   int post_send(ibv_qp* qp, ibv_send_wr* chain, ibv_send_wr** bad) noexcept override {
+    const AllocPause pause;
     const int error = std::exchange(fabric_.post_send_error, 0);
     size_t good = error == 0 ? SIZE_MAX : fabric_.post_send_good;
     for (ibv_send_wr* wr = chain; wr != nullptr; wr = wr->next) {
@@ -355,6 +357,7 @@ class SimVerbs final : public Verbs {
     return 0;
   }
   int post_recv(ibv_qp* qp, ibv_recv_wr* chain, ibv_recv_wr**) noexcept override {
+    const AllocPause pause;
     auto& sim = *static_cast<SimQp*>(qp);
     for (const ibv_recv_wr* wr = chain; wr != nullptr; wr = wr->next) {
       if (sim.failed) {
@@ -367,6 +370,7 @@ class SimVerbs final : public Verbs {
     return 0;
   }
   int post_srq_recv(ibv_srq* srq, ibv_recv_wr* chain, ibv_recv_wr**) noexcept override {
+    const AllocPause pause;
     auto& sim = *static_cast<SimSrq*>(srq);
     for (const ibv_recv_wr* wr = chain; wr != nullptr; wr = wr->next) {
       DE_ASSERT(sim.receives.size() < sim.most);
@@ -375,6 +379,7 @@ class SimVerbs final : public Verbs {
     return 0;
   }
   int poll_cq(ibv_cq* cq, std::span<ibv_wc> completions) noexcept override {
+    const AllocPause pause;
     if (!fabric_.answers) return -1;
     auto& entries = static_cast<SimCq*>(cq)->entries;
     int taken = 0;
@@ -385,6 +390,7 @@ class SimVerbs final : public Verbs {
     return taken;
   }
   bool req_notify_cq(ibv_cq* cq) noexcept override {
+    const AllocPause pause;
     static_cast<SimCq*>(cq)->armed = true;
     if (fabric_.on_arm) fabric_.on_arm(cq);
     return fabric_.answers;
