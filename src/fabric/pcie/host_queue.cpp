@@ -9,34 +9,13 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "fabric/payload.h"
 #include "fabric/pcie/data_pointer.h"
 
 namespace diskengine::fabric::pcie {
 
 using spec::DataDirection;
 using spec::Status;
-
-namespace {
-
-// Copies `bytes` bytes between `memory` and the part of `iov` that starts `offset` bytes in.
-void copy_payload(std::span<const iovec> iov, size_t offset, size_t bytes, uint8_t* memory, bool to_iov) noexcept {
-  for (const iovec& piece : iov) {
-    if (bytes == 0) return;
-    if (offset >= piece.iov_len) {
-      offset -= piece.iov_len;
-      continue;
-    }
-    const size_t length = std::min(bytes, piece.iov_len - offset);
-    uint8_t* const at = static_cast<uint8_t*>(piece.iov_base) + offset;
-    std::memcpy(to_iov ? at : memory, to_iov ? memory : at, length);
-    memory += length;
-    bytes -= length;
-    offset = 0;
-  }
-  DE_ASSERT(bytes == 0);
-}
-
-}  // namespace
 
 PcieQueue::PcieQueue(std::shared_ptr<PcieController> controller, Reactor& reactor, const HostQueueOptions& options,
                      HostQueueEvents& events)

@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "base/log.h"
+#include "fabric/payload.h"
 
 namespace diskengine::fabric::rdma {
 namespace {
@@ -24,24 +25,6 @@ constexpr int kRejectedNoListener = 8;
 
 // wr_id: the high bit says SEND, the rest which slot or answer.
 constexpr uint64_t kSendMark = uint64_t{1} << 63;
-
-// Copies `bytes` bytes between `memory` and the part of `iov` that starts `offset` bytes in.
-void copy_payload(std::span<const iovec> iov, size_t offset, size_t bytes, uint8_t* memory, bool to_iov) noexcept {
-  for (const iovec& piece : iov) {
-    if (bytes == 0) return;
-    if (offset >= piece.iov_len) {
-      offset -= piece.iov_len;
-      continue;
-    }
-    const size_t length = std::min(bytes, piece.iov_len - offset);
-    uint8_t* const at = static_cast<uint8_t*>(piece.iov_base) + offset;
-    std::memcpy(to_iov ? at : memory, to_iov ? memory : at, length);
-    memory += length;
-    bytes -= length;
-    offset = 0;
-  }
-  DE_ASSERT(bytes == 0);
-}
 
 }  // namespace
 
