@@ -1,6 +1,7 @@
 // The command line of diskengine-io: SPDK's flags where they mean something here.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct Options {
   std::string config_path;  // start-up configuration; empty: none
   bool ignore_config_errors = false;
   bool wait_for_rpc = false;
+  std::string state_dir;      // for the history; empty: "<rpc_path>.state"
+  bool history = true;        // keep one
+  uint64_t stuck_ms = 5'000;  // requests that are outstanding for longer are reported; 0: none
   LogLevel log_level = LogLevel::info;
   std::vector<std::string> notes;  // about flags that were ignored, to be logged
 };
