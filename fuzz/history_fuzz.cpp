@@ -1,5 +1,5 @@
-// History files made of arbitrary bytes, as given and with valid checksums: they are opened, read and written on without
-// harm, and a record that is accepted is written back and read as the same.
+// History files made of arbitrary bytes, as given and with valid checksums: they are opened, read and written on
+// without harm, and a record that is accepted is written back and read as the same.
 #include <fcntl.h>
 #include <unistd.h>
 

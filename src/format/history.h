@@ -91,10 +91,10 @@ struct HistoryRecord {
   uint32_t span_ms = 0;
   HistoryKind kind = HistoryKind::event;
   uint16_t detail = 0;
-  std::string name;                                // cut to kHistoryNameBytes
-  std::array<uint32_t, kHistoryValues> values{};   // not of an event
-  std::string type;                                // of an event, cut to kHistoryTypeBytes
-  std::string text;                                // of an event, cut to kHistoryTextBytes
+  std::string name;                               // cut to kHistoryNameBytes
+  std::array<uint32_t, kHistoryValues> values{};  // not of an event
+  std::string type;                               // of an event, cut to kHistoryTypeBytes
+  std::string text;                               // of an event, cut to kHistoryTextBytes
 
   bool operator==(const HistoryRecord&) const = default;
 };

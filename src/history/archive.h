@@ -1,5 +1,5 @@
-// The past of this process, in files that outlive it: an hour at one second, a week at a minute, and events. A thread of
-// its own writes and reads them, so nobody on a reactor waits for a disk.
+// The past of this process, in files that outlive it: an hour at one second, a week at a minute, and events. A thread
+// of its own writes and reads them, so nobody on a reactor waits for a disk.
 //
 //   Input: add(). Output: what read() finds.
 //

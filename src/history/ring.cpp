@@ -130,8 +130,7 @@ Result<void> Ring::for_each_back(const std::function<bool(const HistoryRecord&)>
   for (uint64_t end = next_; end > oldest;) {
     // A piece that ends with record end - 1 and lies in one stretch of the file.
     const uint64_t last_place = (end - 1) % capacity_;
-    const auto count =
-        static_cast<size_t>(std::min<uint64_t>({kChunkRecords, last_place + 1, end - oldest}));
+    const auto count = static_cast<size_t>(std::min<uint64_t>({kChunkRecords, last_place + 1, end - oldest}));
     TRY_ASSIGN(const size_t got, read_places(last_place + 1 - count, count, bytes));
     for (size_t i = got; i > 0; --i) {
       const Result<HistoryRecord> record =

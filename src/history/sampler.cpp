@@ -173,10 +173,10 @@ void Sampler::note_stuck(const std::string& name, trace::Layer layer, const std:
     const Outstanding& one = *request;
     if (ms_of(one.oldest_age_ticks) < options_.stuck_ms) continue;
     // No age in the text: the same request must not be news again a second later.
-    states->push_back({kStuck, fmt::format("{} reactor_{}", name, reactor_id),
-                       fmt::format("{} of {} blocks at {} is outstanding for more than {} ms in layer {}",
-                                   name_of(one.oldest_op), one.oldest_blocks, one.oldest_lba, options_.stuck_ms,
-                                   trace::name_of(layer))});
+    states->push_back(
+        {kStuck, fmt::format("{} reactor_{}", name, reactor_id),
+         fmt::format("{} of {} blocks at {} is outstanding for more than {} ms in layer {}", name_of(one.oldest_op),
+                     one.oldest_blocks, one.oldest_lba, options_.stuck_ms, trace::name_of(layer))});
   }
 }
 

@@ -59,8 +59,8 @@ class Sampler {
   };
   using RootKey = std::pair<std::string, trace::Layer>;
   struct ReactorMemory {
-    uint64_t busy = 0, idle = 0, sleep = 0;        // ticks, at the last look
-    std::array<uint64_t, 3> minute{};              // since the minute began
+    uint64_t busy = 0, idle = 0, sleep = 0;  // ticks, at the last look
+    std::array<uint64_t, 3> minute{};        // since the minute began
     std::map<RootKey, StagesLook> roots;
   };
 

@@ -142,20 +142,35 @@ Task<Reply> get(Archive* archive, json::object params) {
 // --- Calls that change how I/O flows
 // ----------------------------------------------------------------------------------
 
-constexpr std::string_view kChanging[] = {
-    "bdev_lvol_snapshot",           "bdev_lvol_clone",           "bdev_lvol_clone_bdev",
-    "bdev_lvol_inflate",            "bdev_lvol_decouple_parent", "bdev_lvol_resize",
-    "bdev_lvol_delete",             "bdev_lvol_set_parent",      "bdev_lvol_start_shallow_copy",
-    "bdev_raid_create",             "bdev_raid_delete",          "bdev_raid_add_base_bdev",
-    "bdev_raid_remove_base_bdev",   "bdev_nvme_attach_controller", "bdev_nvme_detach_controller",
-    "bdev_nvme_reset_controller",   "bdev_delay_create",         "bdev_delay_update_latency",
-    "bdev_error_inject_error",      "vhost_create_blk_controller", "vhost_delete_controller",
-    "nvmf_delete_subsystem",        "nvmf_subsystem_remove_ns",  "nvmf_subsystem_remove_listener",
-    "nvmf_subsystem_remove_host"};
+constexpr std::string_view kChanging[] = {"bdev_lvol_snapshot",
+                                          "bdev_lvol_clone",
+                                          "bdev_lvol_clone_bdev",
+                                          "bdev_lvol_inflate",
+                                          "bdev_lvol_decouple_parent",
+                                          "bdev_lvol_resize",
+                                          "bdev_lvol_delete",
+                                          "bdev_lvol_set_parent",
+                                          "bdev_lvol_start_shallow_copy",
+                                          "bdev_raid_create",
+                                          "bdev_raid_delete",
+                                          "bdev_raid_add_base_bdev",
+                                          "bdev_raid_remove_base_bdev",
+                                          "bdev_nvme_attach_controller",
+                                          "bdev_nvme_detach_controller",
+                                          "bdev_nvme_reset_controller",
+                                          "bdev_delay_create",
+                                          "bdev_delay_update_latency",
+                                          "bdev_error_inject_error",
+                                          "vhost_create_blk_controller",
+                                          "vhost_delete_controller",
+                                          "nvmf_delete_subsystem",
+                                          "nvmf_subsystem_remove_ns",
+                                          "nvmf_subsystem_remove_listener",
+                                          "nvmf_subsystem_remove_host"};
 // Which parameters name objects; of others nothing is kept.
-constexpr std::string_view kNames[] = {"name",     "lvol_name", "snapshot_name", "clone_name", "raid_bdev", "base_bdev",
-                                       "ctrlr",    "dev_name",  "nqn",           "bdev",       "delay_bdev_name",
-                                       "dst_bdev_name", "src_lvol_name", "base_bdev_name"};
+constexpr std::string_view kNames[] = {
+    "name",     "lvol_name", "snapshot_name", "clone_name",      "raid_bdev",     "base_bdev",     "ctrlr",
+    "dev_name", "nqn",       "bdev",          "delay_bdev_name", "dst_bdev_name", "src_lvol_name", "base_bdev_name"};
 
 // The object first.
 std::pair<std::string, std::string> objects_in(const json::object& params) {
