@@ -106,6 +106,8 @@ Parsed parse_command_line(int argc, char** argv) {
   cli.add_option("-c,--json,--config", options.config_path, "start-up configuration, as save_config writes it");
   cli.add_flag("--json-ignore-init-errors", options.ignore_config_errors, "go on when a start-up call fails");
   cli.add_flag("--wait-for-rpc", options.wait_for_rpc, "stay in the start-up phase until framework_start_init");
+  cli.add_flag("--unsafe-no-iommu", options.allow_no_iommu,
+               "drive disks on the PCI bus also where no IOMMU keeps them from memory that is not theirs");
   cli.add_option("-L,--logflag", level, "log level: debug, info, warn, error")->capture_default_str();
   for (const auto& [name, has_value] : kIgnoredFlags) {
     const std::string note = std::string(name) + " is accepted for SPDK's sake and has no effect";

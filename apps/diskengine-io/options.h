@@ -16,6 +16,7 @@ struct Options {
   std::string config_path;  // start-up configuration; empty: none
   bool ignore_config_errors = false;
   bool wait_for_rpc = false;
+  bool allow_no_iommu = false;  // disks on the PCI bus may be driven without one
   LogLevel log_level = LogLevel::info;
   std::vector<std::string> notes;  // about flags that were ignored, to be logged
 };
