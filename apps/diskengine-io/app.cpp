@@ -166,7 +166,8 @@ void App::begin() {
                          .events = *events_,
                          .examination = *examination_,
                          .random = random_,
-                         .vhost_dir = options_.vhost_dir});
+                         .vhost_dir = options_.vhost_dir,
+                         .allow_no_iommu = options_.allow_no_iommu});
   bdevs_ = std::make_unique<rpc::BdevControl>(rpc::BdevControl{.devices = *devices_,
                                                                .events = *events_,
                                                                .dispatcher = *dispatcher_,

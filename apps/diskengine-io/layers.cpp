@@ -48,6 +48,7 @@ Layer disks(const LayerContext& context) {
 struct NvmeHost {
   NvmeHost(const LayerContext& context, std::shared_ptr<DmaRegions> memory)
       : regions(std::move(memory)),
+        bus(context.allow_no_iommu),
         manager(context.main(), context.devices, {{"TCP", &tcp}, {"RDMA", &rdma}, {"PCIe", &pcie}}, context.random) {}
   const std::shared_ptr<DmaRegions> regions;
   fabric::tcp::HostTransport tcp;

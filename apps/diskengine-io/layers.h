@@ -27,6 +27,7 @@ struct LayerContext {
   rpc::Examination& examination;
   Random& random;
   std::string vhost_dir;
+  bool allow_no_iommu;
 
   Reactor& main() const { return *reactors.front(); }
 };

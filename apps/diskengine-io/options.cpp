@@ -106,6 +106,8 @@ Parsed parse_command_line(int argc, char** argv) {
   cli.add_option("-c,--json,--config", options.config_path, "start-up configuration, as save_config writes it");
   cli.add_flag("--json-ignore-init-errors", options.ignore_config_errors, "go on when a start-up call fails");
   cli.add_flag("--wait-for-rpc", options.wait_for_rpc, "stay in the start-up phase until framework_start_init");
+  cli.add_flag("--unsafe-no-iommu", options.allow_no_iommu,
+               "drive disks on the PCI bus also where no IOMMU keeps them from memory that is not theirs");
   cli.add_option("--state-dir", options.state_dir,
                  "directory of the history; default: the RPC socket's path and .state");
   cli.add_flag("!--no-history", options.history, "keep no history of what the process did");

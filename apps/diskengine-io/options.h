@@ -17,6 +17,7 @@ struct Options {
   std::string config_path;  // start-up configuration; empty: none
   bool ignore_config_errors = false;
   bool wait_for_rpc = false;
+  bool allow_no_iommu = false;  // disks on the PCI bus may be driven without one
   std::string state_dir;      // for the history; empty: "<rpc_path>.state"
   bool history = true;        // keep one
   uint64_t stuck_ms = 5'000;  // requests that are outstanding for longer are reported; 0: none

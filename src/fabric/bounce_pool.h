@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/assert.h"
@@ -28,8 +29,12 @@ class BouncePool {
     ~Waiter() = default;
   };
 
-  BouncePool(size_t unit_bytes, size_t units)
-      : unit_bytes_(unit_bytes), memory_(unit_bytes * units), used_(units, false), free_units_(units) {}
+  BouncePool(size_t unit_bytes, size_t units) : BouncePool(unit_bytes, DmaBuffer(unit_bytes * units)) {}
+  BouncePool(size_t unit_bytes, DmaBuffer memory)
+      : unit_bytes_(unit_bytes),
+        memory_(std::move(memory)),
+        used_(memory_.size() / unit_bytes, false),
+        free_units_(used_.size()) {}
 
   std::span<uint8_t> memory() noexcept { return memory_.span(); }
   size_t free_units() const noexcept { return free_units_; }

@@ -14,7 +14,8 @@
 namespace diskengine::fabric {
 
 // Copies `bytes` bytes between `memory` and the part of `iov` that starts `offset` bytes in.
-inline void copy_payload(std::span<const iovec> iov, size_t offset, size_t bytes, uint8_t* memory, bool to_iov) noexcept {
+inline void copy_payload(std::span<const iovec> iov, size_t offset, size_t bytes, uint8_t* memory,
+                         bool to_iov) noexcept {
   for (const iovec& piece : iov) {
     if (bytes == 0) return;
     if (offset >= piece.iov_len) {

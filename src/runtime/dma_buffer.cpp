@@ -1,5 +1,6 @@
 #include "runtime/dma_buffer.h"
 
+#include <linux/mman.h>
 #include <sys/mman.h>
 
 #include <utility>
@@ -8,11 +9,6 @@
 #include "base/checked.h"
 
 namespace diskengine {
-namespace {
-
-constexpr size_t kHugePageBytes = size_t{2} << 20;
-
-}  // namespace
 
 DmaBuffer::DmaBuffer(size_t bytes) {
   Result<DmaBuffer> allocated = allocate(bytes);
@@ -30,6 +26,19 @@ Result<DmaBuffer> DmaBuffer::allocate(size_t bytes) {
   // Large buffers are used all over: fewer misses in the page tables are worth up to a tenth of a busy core. A kernel
   // without huge pages says no, which changes nothing.
   if (size >= kHugePageBytes) madvise(mapped, size, MADV_HUGEPAGE);
+  buffer.data_ = static_cast<uint8_t*>(mapped);
+  buffer.size_ = size;
+  return buffer;
+}
+
+Result<DmaBuffer> DmaBuffer::allocate_huge(size_t bytes) {
+  DmaBuffer buffer;
+  const size_t size = round_up(bytes, kHugePageBytes);
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB | MAP_POPULATE;
+  void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  if (mapped == MAP_FAILED)
+    return Error(Errc::no_memory, "no " + std::to_string(size / kHugePageBytes) +
+                                      " free huge pages of 2 MiB: give the kernel more (sysctl vm.nr_hugepages)");
   buffer.data_ = static_cast<uint8_t*>(mapped);
   buffer.size_ = size;
   return buffer;

@@ -14,12 +14,16 @@ namespace diskengine {
 class DmaBuffer {
  public:
   static constexpr size_t kAlignment = 4096;
+  static constexpr size_t kHugePageBytes = size_t{2} << 20;
 
   DmaBuffer() = default;
   // Rounded up to kAlignment; aborts when the machine has no memory left: for buffers of our own choosing.
   explicit DmaBuffer(size_t bytes);
   // The same for sizes that a user chose: Errc::no_memory.
   static Result<DmaBuffer> allocate(size_t bytes);
+  // Of the kernel's pool of huge pages (vm.nr_hugepages), which stay where they are, rounded up to them and aligned to
+  // kHugePageBytes. Errc::no_memory.
+  static Result<DmaBuffer> allocate_huge(size_t bytes);
   DmaBuffer(DmaBuffer&& other) noexcept;
   DmaBuffer& operator=(DmaBuffer&& other) noexcept;
   ~DmaBuffer();

@@ -160,6 +160,41 @@ class NvmePcie(TestCase):
         refused = run("disk", "add", "--node", "s1", "--path", path)
         self.assertIn(refusal, refused.stderr)
 
+    def test_without_an_iommu_a_disk_is_driven_only_where_that_is_asked_for(self):
+        disk = self.make_file("disk", DISK_BYTES)
+        port, unsafe_port = self.free_port(), self.free_port()
+        self.guest = make_pcie_guest(self, [port, unsafe_port], NVME_TCP_MODULES, ["nvme", "fio"], iommu=False)
+        add_nvme(self.guest, "NV1", [(disk, 512)])
+        self.guest.start()
+        self.addresses = nvme_addresses(self.guest)
+        self.io = GuestDataPlane(self, self.guest, "io", port)
+        with self.assertRaises(RpcError) as refused:
+            self.attach()
+        self.assertIn("has no IOMMU in front of it", refused.exception.message)
+        if self.guest.run("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode && echo on; :").strip() != "on":
+            self.skipTest("this kernel was built without CONFIG_VFIO_NOIOMMU; refused as it should be")
+        bind_vfio(self.guest, self.addresses[0])
+        with self.assertRaises(RpcError) as refused:
+            self.attach()
+        self.assertIn("say --unsafe-no-iommu", refused.exception.message)
+        self.io.stop()
+        self.io = GuestDataPlane(self, self.guest, "unsafe", unsafe_port, arguments="--unsafe-no-iommu")
+        with self.assertRaises(RpcError) as refused:
+            self.attach()
+        self.assertIn("sysctl vm.nr_hugepages", refused.exception.message)
+        self.guest.run("echo 32 > /proc/sys/vm/nr_hugepages")
+        self.assertEqual(self.attach(), ["NvmeDisk1n1"])
+        for size, depth in ((512, 1), (4096, 32), (131072, 8), (1 << 20, 4)):
+            for reads in (0, 100):
+                run = self.perf("NvmeDisk1n1", io_size=size, queue_depth=depth, read_percent=reads, duration_ms=500)
+                print(f"without IOMMU, {size} bytes at depth {depth}, {reads} % reads: {run['iops']:.0f} IOPS")
+        self.export_to_linux("NvmeDisk1n1")
+        self.assertIn("err= 0", self.guest.run(FIO, 120))
+        inside = self.guest.run("md5sum < /dev/nvme0n1", 120).split()[0]
+        self.guest.run(f"/bin/nvme disconnect -n {NQN}")
+        self.end()
+        self.assertEqual(digest(disk), inside)
+
     def test_a_reset_under_load_and_an_unplugged_disk(self):
         media = self.make_file("disk1", DISK_BYTES)
         io = self.boot_pluggable(media)

@@ -168,8 +168,13 @@ bool PcieQueue::bounce(Slot& slot) noexcept {
   if (slot.data == nullptr) return false;
   slot.bounced = true;
   PrpBuilder builder(reinterpret_cast<uint64_t*>(slot.own), iova_of(slot.own));
-  const bool fits = builder.add(slot.data == slot.own ? iova_of(slot.own) : lane_->pool_iova(slot.data), bytes);
-  DE_ASSERT(fits);
+  const DmaMapping& mapping = slot.data == slot.own ? memory_->mapping() : lane_->pool_mapping();
+  for (uint32_t at = 0; at < bytes;) {
+    const auto run = static_cast<uint32_t>(std::min<uint64_t>(bytes - at, mapping.contiguous_at(slot.data + at)));
+    const bool fits = builder.add(mapping.iova_of(slot.data + at), run);
+    DE_ASSERT(fits);
+    at += run;
+  }
   spec::set_prps(command.sqe, builder.pair());
   if (command.direction == DataDirection::to_controller)
     copy_payload(command.iov, command.iov_offset, bytes, slot.data, false);

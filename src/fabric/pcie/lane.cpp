@@ -18,9 +18,11 @@ Result<std::shared_ptr<DmaMapping>> DmaDomain::map_region(const std::shared_ptr<
 }
 
 Result<std::shared_ptr<Lane>> Lane::make(Reactor& reactor, std::shared_ptr<DmaDomain> domain, Registrar& registrar) {
+  TRY_ASSIGN(DmaBuffer buffer, domain->allocate(kUnitBytes * kUnits));
   std::shared_ptr<Lane> lane(new Lane(reactor));
-  lane->memory_ = std::make_shared<Memory>();
+  lane->memory_ = std::make_shared<Memory>(std::move(buffer));
   lane->map_ = registrar.make_map(reactor, [domain](const DmaRegions::Region& region) -> Result<std::shared_ptr<void>> {
+    if (!domain->maps_any_memory()) return std::shared_ptr<void>();
     TRY_ASSIGN(std::shared_ptr<DmaMapping> mapping, DmaDomain::map_region(domain, region));
     return std::shared_ptr<void>(std::move(mapping));
   });

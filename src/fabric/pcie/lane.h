@@ -22,18 +22,19 @@ class Lane {
 
   Reactor& reactor() const noexcept { return reactor_; }
   BouncePool& pool() noexcept { return memory_->pool; }
-  uint64_t pool_iova(const uint8_t* at) const noexcept { return memory_->mapping.iova_of(at); }
+  const DmaMapping& pool_mapping() const noexcept { return memory_->mapping; }
   // The address at which devices reach all of [at, at + bytes), if they do.
   bool find(const void* at, size_t bytes, uint64_t* iova) noexcept {
     const RegionMap::Entry* const entry = map_->find(at, bytes);
-    if (entry == nullptr) return false;
+    if (entry == nullptr || entry->registration == nullptr) return false;
     *iova = static_cast<const DmaMapping*>(entry->registration.get())->iova_of(at);
     return true;
   }
 
  private:
   struct Memory {
-    BouncePool pool{kUnitBytes, kUnits};
+    explicit Memory(DmaBuffer buffer) : pool(kUnitBytes, std::move(buffer)) {}
+    BouncePool pool;
     DmaMapping mapping;
   };
 

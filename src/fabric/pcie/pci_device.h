@@ -20,16 +20,25 @@ namespace diskengine::fabric::pcie {
 
 class DmaMapping;
 
+// Where devices see a piece of memory: in runs of equal length, each of which is contiguous for them as well.
+struct DmaAddresses {
+  unsigned run_shift = 63;  // the length is 2 to the power of this
+  std::vector<uint64_t> runs;
+};
+
 // What a group of devices can reach. Any thread. Mappings end with their domain.
 class DmaDomain {
  public:
   virtual ~DmaDomain() = default;
-  // Lets the devices reach [at, at + bytes), whole pages, which are locked in memory, and returns the address they use
-  // for `at`. Takes as long as touching all of it. Errc::already_exists: what was mapped at these addresses before has
-  // not been unmapped yet.
-  virtual Result<uint64_t> map(uint8_t* at, size_t bytes) = 0;
+  // Lets the devices reach [at, at + bytes), whole pages, which are locked in memory. Takes as long as touching all of
+  // it. Errc::already_exists: what was mapped at these addresses before has not been unmapped yet.
+  virtual Result<DmaAddresses> map(uint8_t* at, size_t bytes) = 0;
   // With nothing under way in it.
-  virtual void unmap(uint64_t iova, size_t bytes) noexcept = 0;
+  virtual void unmap(const DmaAddresses& addresses, size_t bytes) noexcept = 0;
+  // Memory that map() takes.
+  virtual Result<DmaBuffer> allocate(size_t bytes) { return DmaBuffer::allocate(bytes); }
+  // Whether it takes other memory as well, in one run.
+  virtual bool maps_any_memory() const noexcept { return true; }
 
   // The one mapping of a listed region, for all who use it.
   static Result<std::shared_ptr<DmaMapping>> map_region(const std::shared_ptr<DmaDomain>& domain,
@@ -44,12 +53,11 @@ class DmaDomain {
 class DmaMapping {
  public:
   static Result<DmaMapping> make(std::shared_ptr<DmaDomain> domain, uint8_t* at, size_t bytes) {
-    TRY_ASSIGN(const uint64_t iova, domain->map(at, bytes));
     DmaMapping mapping;
+    TRY_ASSIGN(mapping.addresses_, domain->map(at, bytes));
     mapping.domain_ = std::move(domain);
     mapping.base_ = at;
     mapping.bytes_ = bytes;
-    mapping.iova_ = iova;
     return mapping;
   }
   DmaMapping() = default;
@@ -58,37 +66,49 @@ class DmaMapping {
     std::swap(domain_, other.domain_);
     std::swap(base_, other.base_);
     std::swap(bytes_, other.bytes_);
-    std::swap(iova_, other.iova_);
+    std::swap(addresses_, other.addresses_);
     return *this;
   }
   ~DmaMapping() {
-    if (domain_ != nullptr) domain_->unmap(iova_, bytes_);
+    if (domain_ != nullptr) domain_->unmap(addresses_, bytes_);
   }
 
   // Of an address inside the memory.
   uint64_t iova_of(const void* at) const noexcept {
-    return iova_ + static_cast<uint64_t>(static_cast<const uint8_t*>(at) - base_);
+    const uint64_t offset = offset_of(at);
+    return addresses_.runs[offset >> addresses_.run_shift] + (offset & (run_bytes() - 1));
   }
+  // How much from there on is contiguous for the devices.
+  uint64_t contiguous_at(const void* at) const noexcept { return run_bytes() - (offset_of(at) & (run_bytes() - 1)); }
 
  private:
+  uint64_t offset_of(const void* at) const noexcept {
+    return static_cast<uint64_t>(static_cast<const uint8_t*>(at) - base_);
+  }
+  uint64_t run_bytes() const noexcept { return uint64_t{1} << addresses_.run_shift; }
+
   std::shared_ptr<DmaDomain> domain_;
   uint8_t* base_ = nullptr;
   size_t bytes_ = 0;
-  uint64_t iova_ = 0;
+  DmaAddresses addresses_;
 };
 
-// Memory of our own that a domain's devices reach.
+// Memory of our own that a domain's devices reach. Its first kContiguousBytes are contiguous for them, and so is every
+// page.
 class DmaMemory {
  public:
+  static constexpr size_t kContiguousBytes = size_t{2} << 20;
+
   static Result<DmaMemory> make(std::shared_ptr<DmaDomain> domain, size_t bytes) {
     DmaMemory memory;
-    TRY_ASSIGN(memory.buffer_, DmaBuffer::allocate(bytes));
+    TRY_ASSIGN(memory.buffer_, domain->allocate(bytes));
     TRY_ASSIGN(memory.mapping_, DmaMapping::make(std::move(domain), memory.buffer_.data(), memory.buffer_.size()));
     return memory;
   }
 
   uint8_t* data() noexcept { return buffer_.data(); }
   size_t size() const noexcept { return buffer_.size(); }
+  const DmaMapping& mapping() const noexcept { return mapping_; }
   uint64_t iova_of(const void* at) const noexcept { return mapping_.iova_of(at); }
 
  private:

@@ -30,35 +30,47 @@ namespace diskengine::fabric::pcie {
 // What devices were let reach; the addresses are those of this process, or, with an offset, others.
 class SimDomain final : public DmaDomain {
  public:
-  Result<uint64_t> map(uint8_t* at, size_t bytes) override {
+  Result<DmaAddresses> map(uint8_t* at, size_t bytes) override {
     const std::lock_guard lock(mutex_);
     if (refuse) return Error(Errc::no_memory, "no more memory is to be mapped");
-    mapped_[reinterpret_cast<uint64_t>(at) + kOffset] = bytes;
-    return reinterpret_cast<uint64_t>(at) + kOffset;
+    DmaAddresses addresses;
+    if (scattered) addresses.run_shift = std::countr_zero(kRunBytes);
+    const size_t run = scattered ? kRunBytes : bytes;
+    for (size_t done = 0; done < bytes; done += run) {
+      // Neighbours get addresses far apart, in no order.
+      const uint64_t apart = scattered ? ((done / run * 37 + 11) % 64) << 48 : 0;
+      addresses.runs.push_back((reinterpret_cast<uint64_t>(at + done) + kOffset) ^ apart);
+      mapped_[addresses.runs.back()] = {at + done, std::min(run, bytes - done)};
+    }
+    return addresses;
   }
-  void unmap(uint64_t iova, size_t) noexcept override {
+  void unmap(const DmaAddresses& addresses, size_t) noexcept override {
     const std::lock_guard lock(mutex_);
-    mapped_.erase(iova);
+    for (const uint64_t run : addresses.runs) mapped_.erase(run);
   }
+  bool maps_any_memory() const noexcept override { return !scattered; }
   // The memory at [iova, iova + bytes), or nullptr if it is not all mapped.
   uint8_t* reach(uint64_t iova, size_t bytes) {
     const std::lock_guard lock(mutex_);
     auto after = mapped_.upper_bound(iova);
     if (after == mapped_.begin()) return nullptr;
     --after;
-    if (!in_range(iova - after->first, bytes, after->second)) return nullptr;
-    return reinterpret_cast<uint8_t*>(iova - kOffset);
+    const auto& [base, size] = after->second;
+    if (!in_range(iova - after->first, bytes, size)) return nullptr;
+    return base + (iova - after->first);
   }
   size_t mappings() {
     const std::lock_guard lock(mutex_);
     return mapped_.size();
   }
   bool refuse = false;
+  bool scattered = false;  // as without an IOMMU: in runs of kRunBytes, and only what was allocated for it
 
  private:
+  static constexpr size_t kRunBytes = 128 * 1024;
   static constexpr uint64_t kOffset = uint64_t{1} << 56;
   std::mutex mutex_;
-  std::map<uint64_t, size_t> mapped_;
+  std::map<uint64_t, std::pair<uint8_t*, size_t>> mapped_;
 };
 
 class SimController final : public PciBus {
@@ -366,6 +378,7 @@ class SimController final : public PciBus {
   }
 
   void write_completion(uint16_t sq_id, spec::Cqe cqe) {
+    if (gone) return;  // what is unplugged reaches nothing
     auto at = completion_.find(sq_id == 0 ? 0 : submission_[sq_id].cq_id);
     if (at == completion_.end()) return;
     Ring& queue = at->second;

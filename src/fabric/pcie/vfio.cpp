@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -83,8 +84,18 @@ std::string use_by_kernel(const fs::path& device) {
   return {};
 }
 
+// The name of a device's group below /dev/vfio.
+struct Group {
+  std::string name;
+  bool without_iommu = false;
+};
+
+constexpr char kNoIommu[] =
+    "has no IOMMU in front of it, which would keep it from all memory but its own: switch it on in the firmware and on "
+    "the kernel's command line (intel_iommu=on)";
+
 // What stands in the way of driving the device, in the order in which an operator meets it.
-Result<std::string> group_of(const std::string& address) {
+Result<Group> group_of(const std::string& address, bool allow_no_iommu) {
   const fs::path device = fs::path(kDevices) / address;
   std::error_code error;
   if (!fs::exists(device, error)) return Error(Errc::not_found, fmt::format("there is no PCI device at {}", address));
@@ -92,15 +103,18 @@ Result<std::string> group_of(const std::string& address) {
     return Error(Errc::invalid_argument,
                  fmt::format("the PCI device at {} is no NVMe controller (class {:06x})", address, pci_class));
   const std::string group = link_name(device / "iommu_group");
-  if (group.empty())
-    return Error(Errc::not_supported, fmt::format("{} has no IOMMU in front of it: switch it on in the firmware and on "
-                                                  "the kernel's command line (intel_iommu=on)",
-                                                  address));
+  if (group.empty()) return Error(Errc::not_supported, fmt::format("{} {}", address, kNoIommu));
   const std::string driver = link_name(device / "driver");
   if (driver != kDriver)
     return Error(Errc::busy, fmt::format("{} is driven by {}{}: {}", address, driver.empty() ? "nothing" : driver,
                                          use_by_kernel(device), kBinding));
-  return group;
+  // The kernel names the groups so that it makes for devices without one (vfio's enable_unsafe_noiommu_mode).
+  const std::string unprotected = "noiommu-" + group;
+  if (!fs::exists(fs::path("/dev/vfio") / unprotected, error)) return Group{.name = group};
+  if (!allow_no_iommu)
+    return Error(Errc::permission_denied,
+                 fmt::format("{} {}, or say --unsafe-no-iommu to diskengine-io", address, kNoIommu));
+  return Group{.name = unprotected, .without_iommu = true};
 }
 
 Error ioctl_error(const std::string& what) { return Error::from_errno(errno, what); }
@@ -109,25 +123,50 @@ Error ioctl_error(const std::string& what) { return Error::from_errno(errno, wha
 
 // --- Memory ---------------------------------------------------------------------------------------------------------
 
-class VfioContainer final : public DmaDomain {
+class VfioContainer : public DmaDomain {
  public:
-  static Result<std::shared_ptr<VfioContainer>> open() {
-    auto container = std::make_shared<VfioContainer>();
-    container->fd_ = UniqueFd(::open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC));
-    if (!container->fd_) return ioctl_error("opening /dev/vfio/vfio (is the module vfio-pci loaded?)");
-    if (ioctl(container->fd_.get(), VFIO_GET_API_VERSION) != VFIO_API_VERSION ||
-        ioctl(container->fd_.get(), VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) == 0)
-      return Error(Errc::not_supported, "this kernel's VFIO has no type 1 IOMMU (module vfio_iommu_type1)");
-    return container;
+  // `without_iommu`: for devices that have none in front of them.
+  static Result<std::shared_ptr<VfioContainer>> open(bool without_iommu);
+
+  // A container is for one life: without groups the kernel forgets its mappings.
+  bool usable() const noexcept { return !left_; }
+  Result<void> add(const UniqueFd& group) {
+    if (const int fd = fd_.get(); ioctl(group.get(), VFIO_GROUP_SET_CONTAINER, &fd) != 0)
+      return ioctl_error("adding the IOMMU group to the container");
+    if (groups_ == 0 && ioctl(fd_.get(), VFIO_SET_IOMMU, iommu_) != 0) return ioctl_error("switching the IOMMU on");
+    ++groups_;
+    return {};
+  }
+  void remove() noexcept {
+    if (--groups_ == 0) left_ = true;
   }
 
-  Result<uint64_t> map(uint8_t* at, size_t bytes) override {
+ protected:
+  explicit VfioContainer(unsigned long iommu) noexcept : iommu_(iommu) {}
+  int fd() const noexcept { return fd_.get(); }
+  bool in_use() const noexcept { return groups_ > 0; }
+
+ private:
+  const unsigned long iommu_;  // which of VFIO's
+  UniqueFd fd_;
+  std::atomic<unsigned> groups_{0};
+  std::atomic<bool> left_{false};
+};
+
+namespace {
+
+// Behind an IOMMU: devices see memory at the addresses this process has it at.
+class IommuDomain final : public VfioContainer {
+ public:
+  IommuDomain() : VfioContainer(VFIO_TYPE1v2_IOMMU) {}
+
+  Result<DmaAddresses> map(uint8_t* at, size_t bytes) override {
     vfio_iommu_type1_dma_map request{};
     request.argsz = sizeof request;
     request.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
     request.vaddr = request.iova = reinterpret_cast<uint64_t>(at);
     request.size = bytes;
-    if (ioctl(fd_.get(), VFIO_IOMMU_MAP_DMA, &request) == 0) return request.iova;
+    if (ioctl(fd(), VFIO_IOMMU_MAP_DMA, &request) == 0) return DmaAddresses{.runs = {request.iova}};
     const int error = errno;
     const std::string what = fmt::format("mapping {} bytes for PCI devices", bytes);
     if (error == EEXIST) return Error(Errc::already_exists, fmt::format("{}: its addresses are in use", what));
@@ -140,41 +179,74 @@ class VfioContainer final : public DmaDomain {
     return Error::from_errno(error, what);
   }
 
-  void unmap(uint64_t iova, size_t bytes) noexcept override {
+  void unmap(const DmaAddresses& addresses, size_t bytes) noexcept override {
     vfio_iommu_type1_dma_unmap request{};
     request.argsz = sizeof request;
-    request.iova = iova;
+    request.iova = addresses.runs.front();
     request.size = bytes;
     // The kernel has unmapped everything by itself once the last device is gone.
-    if (ioctl(fd_.get(), VFIO_IOMMU_UNMAP_DMA, &request) != 0 && groups_ > 0)
+    if (ioctl(fd(), VFIO_IOMMU_UNMAP_DMA, &request) != 0 && in_use())
       LOG_ERROR("fabric", "cannot unmap {} bytes from PCI devices: {}", bytes, std::strerror(errno));
   }
+};
 
-  // A container is for one life: without groups the kernel forgets its mappings.
-  bool usable() const noexcept { return !left_; }
-  Result<void> add(const UniqueFd& group) {
-    if (ioctl(group.get(), VFIO_GROUP_SET_CONTAINER, &static_cast<const int&>(fd())) != 0)
-      return ioctl_error("adding the IOMMU group to the container");
-    if (groups_ == 0 && ioctl(fd_.get(), VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) != 0)
-      return ioctl_error("switching the IOMMU on");
-    ++groups_;
-    return {};
+// Without one: devices see all memory of the machine at its physical addresses. Only huge pages of the kernel's pool
+// stay at theirs.
+class PhysicalDomain final : public VfioContainer {
+ public:
+  PhysicalDomain() : VfioContainer(VFIO_NOIOMMU_IOMMU) {}
+
+  Result<DmaAddresses> map(uint8_t* at, size_t bytes) override {
+    const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+    if (!pagemap) return ioctl_error("opening /proc/self/pagemap");
+    DmaAddresses addresses{.run_shift = std::countr_zero(DmaBuffer::kHugePageBytes), .runs = {}};
+    for (size_t done = 0; done < bytes; done += DmaBuffer::kHugePageBytes) {
+      TRY_ASSIGN(const uint64_t address, physical_address(pagemap, at + done));
+      addresses.runs.push_back(address);
+    }
+    return addresses;
   }
-  void remove() noexcept {
-    if (--groups_ == 0) left_ = true;
-  }
+  void unmap(const DmaAddresses&, size_t) noexcept override {}
+  Result<DmaBuffer> allocate(size_t bytes) override { return DmaBuffer::allocate_huge(bytes); }
+  bool maps_any_memory() const noexcept override { return false; }
 
  private:
-  const int& fd() noexcept {
-    raw_fd_ = fd_.get();
-    return raw_fd_;
+  // Of a huge page, by its first small one. The kernel's Documentation/admin-guide/mm/pagemap.rst: eight bytes for each
+  // small page, bits 54:0 its number if bit 63 says that it is there; zero for those who may not know.
+  static Result<uint64_t> physical_address(const UniqueFd& pagemap, const uint8_t* at) {
+    constexpr uint64_t kPresent = uint64_t{1} << 63;
+    constexpr uint64_t kNumber = (uint64_t{1} << 55) - 1;
+    const uint64_t page = reinterpret_cast<uint64_t>(at) / DmaBuffer::kAlignment;
+    uint64_t entry = 0;
+    if (pread(pagemap.get(), &entry, sizeof entry, static_cast<off_t>(page * sizeof entry)) != sizeof entry)
+      return ioctl_error("reading /proc/self/pagemap");
+    const uint64_t address = (entry & kNumber) * DmaBuffer::kAlignment;
+    if ((entry & kPresent) == 0 || address == 0 || address % DmaBuffer::kHugePageBytes != 0)
+      return Error(Errc::permission_denied,
+                   "the kernel does not tell the physical addresses of memory: without an IOMMU root is needed "
+                   "(CAP_SYS_ADMIN and CAP_SYS_RAWIO)");
+    return address;
   }
-
-  UniqueFd fd_;
-  int raw_fd_ = -1;
-  std::atomic<unsigned> groups_{0};
-  std::atomic<bool> left_{false};
 };
+
+}  // namespace
+
+Result<std::shared_ptr<VfioContainer>> VfioContainer::open(bool without_iommu) {
+  std::shared_ptr<VfioContainer> container;
+  if (without_iommu) {
+    container = std::make_shared<PhysicalDomain>();
+  } else {
+    container = std::make_shared<IommuDomain>();
+  }
+  container->fd_ = UniqueFd(::open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC));
+  if (!container->fd_) return ioctl_error("opening /dev/vfio/vfio (is the module vfio-pci loaded?)");
+  if (ioctl(container->fd_.get(), VFIO_GET_API_VERSION) != VFIO_API_VERSION ||
+      ioctl(container->fd_.get(), VFIO_CHECK_EXTENSION, container->iommu_) == 0)
+    return Error(Errc::not_supported, without_iommu ? "this kernel's VFIO does not work without an IOMMU"
+                                                    : "this kernel's VFIO has no type 1 IOMMU (module "
+                                                      "vfio_iommu_type1)");
+  return container;
+}
 
 // --- A device -------------------------------------------------------------------------------------------------------
 
@@ -355,15 +427,18 @@ std::vector<std::string> VfioBus::list() const {
 }
 
 Result<std::shared_ptr<PciDevice>> VfioBus::open(const std::string& address) {
-  TRY_ASSIGN(const std::string group, group_of(address));
+  TRY_ASSIGN(const Group group, group_of(address, allow_no_iommu_));
   const std::lock_guard lock(mutex_);
-  std::shared_ptr<VfioContainer> container = container_.lock();
+  std::weak_ptr<VfioContainer>& known = containers_[group.without_iommu ? 1 : 0];
+  std::shared_ptr<VfioContainer> container = known.lock();
   if (container == nullptr || !container->usable()) {
-    TRY_ASSIGN(container, VfioContainer::open());
-    container_ = container;
+    TRY_ASSIGN(container, VfioContainer::open(group.without_iommu));
+    known = container;
   }
+  if (group.without_iommu)
+    LOG_WARN("fabric", "{}: there is no IOMMU: the disk can reach all memory of this machine", address);
   auto device = std::make_shared<VfioDevice>(address);
-  Result<void> opened = device->open(group, std::move(container));
+  Result<void> opened = device->open(group.name, std::move(container));
   if (!opened) return opened.error().with_context(address);
   return std::shared_ptr<PciDevice>(std::move(device));
 }

@@ -24,8 +24,8 @@ def add_iommu(guest):
     guest.kernel_args += ["intel_iommu=on", "no_timer_check"]
 
 
-def make_pcie_guest(test, rpc_ports=(), modules=(), programs=(), **options):
-    """A guest, not started, with an IOMMU. rpc_ports: of GuestDataPlanes in it."""
+def make_pcie_guest(test, rpc_ports=(), modules=(), programs=(), iommu=True, **options):
+    """A guest, not started, with an IOMMU unless told otherwise. rpc_ports: of GuestDataPlanes in it."""
     guest = test.make_guest(
         modules=[*MODULES, *modules],
         programs=["socat", program("diskengine-io"), *programs],
@@ -33,7 +33,8 @@ def make_pcie_guest(test, rpc_ports=(), modules=(), programs=(), **options):
         cpus=2,
         **options,
     )
-    add_iommu(guest)
+    if iommu:
+        add_iommu(guest)
     guest.add_user_network(forwards=[(port, port) for port in rpc_ports])
     return guest
 

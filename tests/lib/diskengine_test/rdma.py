@@ -69,13 +69,13 @@ def export_ram_disk(guest, nqn):
 class GuestDataPlane:
     """A diskengine-io inside the guest, whose RPC socket is carried out over a forwarded port."""
 
-    def __init__(self, test, guest, name, port, core_mask="0x1"):
+    def __init__(self, test, guest, name, port, core_mask="0x1", arguments=""):
         self.guest = guest
         self.name = name
         socket = f"/tmp/{name}.sock"
         self.running = guest.begin(
             f"ulimit -l unlimited; echo $$ > /tmp/{name}.pid;"
-            f" exec /bin/diskengine-io -r {socket} -S /tmp -m {core_mask} >> /tmp/{name}.log 2>&1"
+            f" exec /bin/diskengine-io -r {socket} -S /tmp -m {core_mask} {arguments} >> /tmp/{name}.log 2>&1"
         )
         self.rpc_path = test.path(f"{name}.sock")
         if not os.path.exists(self.rpc_path):  # the way out outlives a data plane that is killed
