@@ -81,7 +81,7 @@ void App::add_methods() {
   rpc::add_notify_methods(methods_, *events_);
   rpc::add_bdev_methods(methods_, *bdevs_);
   rpc::add_stats_methods(methods_, *devices_, *histograms_);
-  rpc::add_trace_methods(methods_, reactor_list_);
+  rpc::add_trace_methods(methods_, reactor_list_, *devices_);
   rpc::add_history_methods(methods_, archive_.get());
   for (const Layer& layer : layers_)
     if (layer.add_methods) layer.add_methods(methods_);

@@ -8,6 +8,7 @@
 #include "block/request.h"
 #include "rpc/params.h"
 #include "rpc/trace_json.h"
+#include "rpc/trace_probe.h"
 #include "runtime/task.h"
 
 namespace diskengine::rpc {
@@ -119,7 +120,8 @@ Task<Reply> reset(const std::vector<Reactor*>& reactors) {
 
 }  // namespace
 
-void add_trace_methods(MethodTable& methods, const std::vector<Reactor*>& reactors) {
+void add_trace_methods(MethodTable& methods, const std::vector<Reactor*>& reactors, DeviceRegistry& devices) {
+  methods.add("diskengine_trace_probe", [&devices](json::object params) { return probe(devices, std::move(params)); });
   methods.add("diskengine_trace_set_options",
               [&reactors](json::object params) { return set_options(reactors, std::move(params)); });
   methods.add("diskengine_trace_get_stages",

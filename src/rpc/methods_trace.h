@@ -3,12 +3,13 @@
 
 #include <vector>
 
+#include "block/registry.h"
 #include "rpc/method.h"
 #include "runtime/reactor.h"
 
 namespace diskengine::rpc {
 
 // The reactors, each with its recorder, outlive the table.
-void add_trace_methods(MethodTable& methods, const std::vector<Reactor*>& reactors);
+void add_trace_methods(MethodTable& methods, const std::vector<Reactor*>& reactors, DeviceRegistry& devices);
 
 }  // namespace diskengine::rpc

@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 
-from diskengine_test import TestCase, program, wait_until
+from diskengine_test import RpcError, TestCase, program, wait_until
 
 HOST_NQN = "nqn.2026-01.io.diskengine:host:7:1"
 NQN = "nqn.2024-01.io.diskengine:traced-{}"
@@ -55,6 +55,26 @@ class Traces(TestCase):
 
     def adds_up(self, trace):
         self.assertAlmostEqual(sum(stage["us"] for stage in trace["stages"]), trace["total_us"], delta=0.5)
+
+    def test_a_volume_whose_guest_does_nothing_is_probed_with_a_read_that_changes_nothing(self):
+        before = self.compute.rpc.bdev_get_iostat(names=["raid_1"])["bdevs"][0]
+        probe = self.compute.rpc.diskengine_trace_probe(name="raid_1")
+        self.assertEqual((probe["op"], probe["blocks"], probe["layer"]), ("read", 1, "other"))
+        self.assertEqual([visit["layer"] for visit in probe["visits"]], ["other", "raid", "nvme"])
+        self.adds_up(probe)
+        leg = probe["visits"][2]
+        there = self.target.rpc.diskengine_trace_get_recent(
+            host_nqn=HOST_NQN, queue_id=leg["queue_id"], command_id=leg["command_id"], limit=100)
+        self.assertIn(("read", leg["lba"]), [(one["op"], one["lba"]) for one in there])
+        after = self.compute.rpc.bdev_get_iostat(names=["raid_1"])["bdevs"][0]
+        self.assertEqual(after["num_write_ops"], before["num_write_ops"])
+        with self.assertRaises(RpcError) as refused:
+            self.compute.rpc.diskengine_trace_probe(name="none")
+        self.assertEqual(refused.exception.code, -19)
+        self.compute.rpc.diskengine_trace_set_options(enabled=False)
+        with self.assertRaises(RpcError) as refused:
+            self.compute.rpc.diskengine_trace_probe(name="raid_1")
+        self.assertEqual(refused.exception.code, -11)
 
     def test_a_write_is_followed_from_the_guest_to_both_disks(self):
         load = self.load()

@@ -26,6 +26,7 @@ struct TraceArguments {
   std::string op = "write";
   std::string wait = "5s";
   bool slow = false;
+  bool no_probe = false;
   bool otlp = false;
 };
 
@@ -113,6 +114,26 @@ void join_target(Session& session, const json::value& volume, const std::string&
   leg.no_target = "no replica of the volume has this base bdev";
 }
 
+// The guest's next I/O, or if it does none a read of our own.
+Result<void> fill_in_trace(Session& session, client::JsonRpcClient& rpc, const TraceArguments& arguments,
+                           const std::string& raid, int64_t wait_ms, JoinedTrace* joined) {
+  Result<json::object> found = find_trace(session, rpc, arguments, raid, wait_ms);
+  if (!found && found.error().code() == Errc::timed_out && !arguments.no_probe) {
+    session.progress("the guest does nothing: reading one block instead");
+    Result<json::value> probed = rpc.call("diskengine_trace_probe", json::object{{"name", raid}});
+    if (probed && probed->is_object()) {
+      joined->trace = std::move(probed->as_object());
+      joined->probe = true;
+      return {};
+    }
+    // A data plane that cannot do that, or is busy: what was asked for has not come.
+    if (!probed && probed.error().code() == Errc::io_error) return probed.error();
+  }
+  if (!found) return found.error();
+  joined->trace = std::move(*found);
+  return {};
+}
+
 Result<JoinedTrace> trace(Session& session, const TraceArguments& arguments, int64_t wait_ms) {
   TRY_ASSIGN(const json::value volume, session.api.get("/v1/volumes/" + path_segment(arguments.volume)));
   const json::value& attachment = volume.at("attachment");
@@ -124,7 +145,7 @@ Result<JoinedTrace> trace(Session& session, const TraceArguments& arguments, int
   joined.node = cell_text(attachment, "node");
   TRY_ASSIGN(const std::string socket, socket_of(session, joined.node));
   client::JsonRpcClient rpc({.socket_path = socket, .timeout_ms = kCallLimitMs});
-  TRY_ASSIGN(joined.trace, find_trace(session, rpc, arguments, cell_text(attachment, "raid"), wait_ms));
+  TRY(fill_in_trace(session, rpc, arguments, cell_text(attachment, "raid"), wait_ms, &joined));
   joined.legs = legs_of(joined.trace);
   for (TracedLeg& leg : joined.legs) join_target(session, volume, cell_text(attachment, "host_nqn"), leg);
   return joined;
@@ -156,6 +177,7 @@ void add_trace_command(CLI::App& volume, Action* action) {
       ->check(CLI::IsMember({"write", "read", "flush", "unmap", "write_zeroes"}))
       ->capture_default_str();
   command->add_option("--wait", arguments->wait, "How long to wait for one: 30s, 5m")->capture_default_str();
+  command->add_flag("--no-probe", arguments->no_probe, "Do not read a block where the guest does nothing");
   command->add_flag("--slow", arguments->slow, "Instead, the slowest I/O that was kept");
   command->add_flag("--otlp", arguments->otlp, "Print OpenTelemetry spans (OTLP JSON)");
   command->callback([=] { *action = [=](Session& session) { return volume_trace(session, *arguments); }; });

@@ -128,6 +128,9 @@ std::vector<JoinedStage> stages_of(const JoinedTrace& joined) {
 
 std::vector<std::string> remarks_on(const JoinedTrace& joined) {
   std::vector<std::string> remarks;
+  if (joined.probe)
+    remarks.emplace_back(
+        "the guest did nothing: this is a read of one block by the data plane itself, below its vhost");
   add_remarks(remarks, joined.trace, joined.node);
   for (const TracedLeg& leg : joined.legs) {
     if (!leg.target.empty()) add_remarks(remarks, leg.target, leg.node);
@@ -186,7 +189,7 @@ json::object to_json(const JoinedTrace& joined) {
   for (const std::string& remark : remarks_on(joined)) remarks.push_back(json::string(remark));
   return {{"volume", joined.volume},     {"node", joined.node},     {"total_us", number(joined.trace, "total_us")},
           {"stages", std::move(stages)}, {"legs", std::move(legs)}, {"remarks", std::move(remarks)},
-          {"trace", joined.trace}};
+          {"probe", joined.probe},       {"trace", joined.trace}};
 }
 
 namespace {

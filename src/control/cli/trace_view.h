@@ -25,6 +25,7 @@ struct JoinedTrace {
   std::string node;           // compute node
   boost::json::object trace;  // there
   std::vector<TracedLeg> legs;
+  bool probe = false;  // a read of our own: the guest did nothing
 };
 
 struct JoinedStage {
