@@ -102,6 +102,7 @@ int run_command_line(int argc, const char* const* argv, Console& console, const 
   add_store_commands(root, &action);
   add_node_commands(root, &action);
   add_rpc_command(root, &action);
+  add_top_command(root, &action);
   add_doctor_commands(root, &action);
   add_support_commands(root, &action);
   add_serve_command(root, serve_arguments);

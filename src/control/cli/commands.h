@@ -24,6 +24,7 @@ void add_trace_command(CLI::App& volume, Action* action);
 void add_volume_checklist(CLI::App& volume, Action* action);
 void add_volume_diagnose(CLI::App& volume, Action* action);
 void add_rpc_command(CLI::App& root, Action* action);
+void add_top_command(CLI::App& root, Action* action);
 void add_doctor_commands(CLI::App& root, Action* action);
 void add_support_commands(CLI::App& root, Action* action);
 void add_attachment_commands(CLI::App& root, Action* action);

@@ -35,7 +35,8 @@ Result<LatencyHistory> look_back(Session& session, const LatencyArguments& argum
   TRY_ASSIGN(const json::value status, session.api.get("/v1/status"));
   TRY_ASSIGN(const ExpectedPath path, expected_path(status, arguments.volume));
   if (!path.attached)
-    return Error(Errc::not_found, fmt::format("volume {} is not attached: there is no path to look back on", path.volume));
+    return Error(Errc::not_found,
+                 fmt::format("volume {} is not attached: there is no path to look back on", path.volume));
   TRY_ASSIGN(NodeAccess access, node_access(session, status, *arguments.ask));
   return fetch_history(path, access, session.console.environment, since_ms);
 }
@@ -47,7 +48,8 @@ int doctor_latency(Session& session, const LatencyArguments& arguments) {
   if (!session.is_for_people()) {
     session.show(encode(*history, finding), {});
   } else {
-    session.console.out << finding.headline << "\n\n" << draw_timeline(*history, finding) << "\n"
+    session.console.out << finding.headline << "\n\n"
+                        << draw_timeline(*history, finding) << "\n"
                         << tell(*history, finding);
   }
   return finding.spikes.empty() ? kExitOk : kExitFailed;

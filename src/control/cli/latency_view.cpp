@@ -23,7 +23,8 @@ class Timeline {
 
   size_t column(int64_t at_ms) const {
     const int64_t at = std::clamp<int64_t>(at_ms - since_ms_, 0, window_ms_);
-    return std::min(kColumns - 1, static_cast<size_t>(static_cast<double>(at) * kColumns / static_cast<double>(window_ms_)));
+    return std::min(kColumns - 1,
+                    static_cast<size_t>(static_cast<double>(at) * kColumns / static_cast<double>(window_ms_)));
   }
   template <typename Spans>
   std::string marks(const Spans& spans, char mark) const {
@@ -78,7 +79,8 @@ std::string draw_timeline(const LatencyHistory& history, const LatencyFinding& f
   out += fmt::format("{:>{}} +{}\n", "p99", kLabel, std::string(kColumns, '-'));
   if (!finding.spikes.empty()) out += line_of("spikes", timeline.marks(finding.spikes, '^'));
   for (const LatencyCause& cause : finding.causes)
-    if (!cause.suspect.stretches.empty()) out += line_of(cause.suspect.code, timeline.marks(cause.suspect.stretches, '*'));
+    if (!cause.suspect.stretches.empty())
+      out += line_of(cause.suspect.code, timeline.marks(cause.suspect.stretches, '*'));
   out += fmt::format("{:>{}}  {}{:>{}}\n", "UTC", kLabel, clock_text(history.since_ms), clock_text(history.until_ms),
                      kColumns - 8);
   return out;

@@ -90,7 +90,8 @@ class Fetch {
 
   void note_cut(const json::value& answer, const std::string& node, const std::string& what) {
     if (json_read::boolean(answer, "cut"))
-      history_.gaps.push_back({fmt::format("{} of {}", what, node), "there were too many records: the oldest are left out"});
+      history_.gaps.push_back(
+          {fmt::format("{} of {}", what, node), "there were too many records: the oldest are left out"});
   }
 
   const ExpectedPath& path_;

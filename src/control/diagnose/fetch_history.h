@@ -10,8 +10,8 @@
 
 namespace diskengine::control {
 
-// The last `since_ms` before now: by the second for up to an hour and a quarter, else by the minute. Nodes that cannot be
-// asked, or keep no history, are gaps of it.
+// The last `since_ms` before now: by the second for up to an hour and a quarter, else by the minute. Nodes that cannot
+// be asked, or keep no history, are gaps of it.
 LatencyHistory fetch_history(const ExpectedPath& path, Asker& asker, Environment& environment, int64_t since_ms);
 
 }  // namespace diskengine::control

@@ -13,9 +13,9 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int64_t kSlackMs = 2'000;       // what happened so shortly before a spike counts as with it
-constexpr double kMostOfExcess = 0.5;     // a layer is slow with the volume if it has so much of what is too much
-constexpr double kChanceLikely = 0.001;   // of so many spikes with it, if it had nothing to do with them
+constexpr int64_t kSlackMs = 2'000;      // what happened so shortly before a spike counts as with it
+constexpr double kMostOfExcess = 0.5;    // a layer is slow with the volume if it has so much of what is too much
+constexpr double kChanceLikely = 0.001;  // of so many spikes with it, if it had nothing to do with them
 constexpr double kChanceCertain = 1e-6;
 constexpr double kChancePossible = 0.05;
 constexpr double kSharePossible = 0.3;  // of the spikes
@@ -74,9 +74,9 @@ bool overlap(const Stretch& stretch, const Spike& spike) {
 }
 
 struct Fit {
-  size_t hits = 0;     // spikes with it
+  size_t hits = 0;      // spikes with it
   size_t answered = 0;  // stretches with a spike
-  double chance = 1;   // of so many hits, if it had nothing to do with the spikes
+  double chance = 1;    // of so many hits, if it had nothing to do with the spikes
   const Stretch* example = nullptr;
 };
 
@@ -134,7 +134,9 @@ Certainty certainty_of(const Suspect& suspect, const Fit& fit, size_t spikes) {
   return Certainty::possible;
 }
 
-LatencyExcluded excluded(const Suspect& suspect, std::string why) { return {suspect.code, suspect.node, std::move(why)}; }
+LatencyExcluded excluded(const Suspect& suspect, std::string why) {
+  return {suspect.code, suspect.node, std::move(why)};
+}
 
 void judge(const LatencyHistory& history, Suspect suspect, LatencyFinding* finding) {
   const size_t spikes = finding->spikes.size();
@@ -150,7 +152,8 @@ void judge(const LatencyHistory& history, Suspect suspect, LatencyFinding* findi
         excluded(suspect, fmt::format("happened {} times, never with a spike", suspect.stretches.size())));
   } else if (!fits_layer(suspect, finding->layers)) {
     finding->excluded.push_back(excluded(suspect, "happened with spikes, but another layer was slow: " + times));
-  } else if (fit.chance > kChancePossible && static_cast<double>(fit.hits) < kSharePossible * static_cast<double>(spikes)) {
+  } else if (fit.chance > kChancePossible &&
+             static_cast<double>(fit.hits) < kSharePossible * static_cast<double>(spikes)) {
     finding->excluded.push_back(excluded(suspect, "not more often with spikes than by chance: " + times));
   } else if (fit.chance > kChancePossible && spikes >= kSpikesLikely) {
     finding->excluded.push_back(
@@ -189,15 +192,20 @@ void add_layer_itself(const LatencyHistory& history, LatencyFinding* finding) {
   if (is_explained || finding->layers.empty() || finding->layers.front().layer == "unknown") return;
   const SpikeLayer& layer = finding->layers.front();
   LatencyCause cause;
-  cause.suspect = {.code = layer.layer + "-slow", .layer = layer.layer, .node = layer.node,
-                   .summary = fmt::format("{} itself was slow, and nothing that was recorded explains it",
-                                          layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer),
-                   .next = fmt::format("diskengine volume trace {} --slow", history.volume), .fits = {},
-                   .can_be_certain = false, .stretches = {}};
+  cause.suspect = {
+      .code = layer.layer + "-slow",
+      .layer = layer.layer,
+      .node = layer.node,
+      .summary = fmt::format("{} itself was slow, and nothing that was recorded explains it",
+                             layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer),
+      .next = fmt::format("diskengine volume trace {} --slow", history.volume),
+      .fits = {},
+      .can_be_certain = false,
+      .stretches = {}};
   const bool is_most = static_cast<double>(layer.spikes) >= kShareLikely * static_cast<double>(finding->spikes.size());
   cause.certainty = is_most && layer.spikes >= kSpikesLikely ? Certainty::likely : Certainty::possible;
-  cause.evidence = {fmt::format("in {} of {} spikes it is the deepest layer that was slow with the volume", layer.spikes,
-                                finding->spikes.size())};
+  cause.evidence = {fmt::format("in {} of {} spikes it is the deepest layer that was slow with the volume",
+                                layer.spikes, finding->spikes.size())};
   finding->causes.push_back(std::move(cause));
 }
 

@@ -1,9 +1,9 @@
-// Ties the latency spikes of a volume to a layer and a cause, from what its nodes recorded. Pure: the same history gives
-// the same finding; any thread.
+// Ties the latency spikes of a volume to a layer and a cause, from what its nodes recorded. Pure: the same history
+// gives the same finding; any thread.
 //
 // That two things happened at once is no proof. A cause is `likely` only if chance would hardly bring them together so
-// often, and `certain` only if besides nearly every spike has it, nearly every time it happened there was a spike, it is
-// an event with a known effect, the layer fits, and no other one fits as well.
+// often, and `certain` only if besides nearly every spike has it, nearly every time it happened there was a spike, it
+// is an event with a known effect, the layer fits, and no other one fits as well.
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -41,8 +41,8 @@ struct LatencyFinding {
   std::string headline;
   Usual usual;
   std::vector<Spike> spikes;
-  int64_t period_ms = 0;           // 0: none
-  std::vector<SpikeLayer> layers;  // the one with the most spikes first
+  int64_t period_ms = 0;             // 0: none
+  std::vector<SpikeLayer> layers;    // the one with the most spikes first
   std::vector<LatencyCause> causes;  // the most certain first
   std::vector<LatencyExcluded> excluded;
 };

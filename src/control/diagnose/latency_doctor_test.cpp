@@ -218,7 +218,8 @@ TEST(LatencyDoctor, ATargetThatCouldNotBeAskedIsNotCalledTheNetwork) {
 }
 
 TEST(LatencyDoctor, AnAnswerThatMakesNoSenseIsReadAsNothing) {
-  for (const char* text : {"null", "[]", "{}", R"({"records":7})", R"({"records":[1,{},{"kind":"device","end_ms":"x"}]})"}) {
+  for (const char* text :
+       {"null", "[]", "{}", R"({"records":7})", R"({"records":[1,{},{"kind":"device","end_ms":"x"}]})"}) {
     const boost::json::value answer = boost::json::parse(text);
     EXPECT_LE(read_samples(answer, 0).size(), 1U) << text;
     EXPECT_TRUE(read_events(answer, "s1", 0).empty()) << text;

@@ -1,5 +1,5 @@
-// What the nodes of one volume recorded of a stretch of time, in one clock: what the latency doctor looks at. Plain data
-// and its reading from diskengine_history_get; any thread.
+// What the nodes of one volume recorded of a stretch of time, in one clock: what the latency doctor looks at. Plain
+// data and its reading from diskengine_history_get; any thread.
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -13,12 +13,12 @@ namespace diskengine::control {
 enum class PastRole { volume, leg, lvol, disk, reactor };
 
 struct PastSample {
-  int64_t end_ms = 0;   // unix time of the machine that asks
+  int64_t end_ms = 0;  // unix time of the machine that asks
   int64_t span_ms = 0;
-  double ops = 0;          // completed in it
-  double kib = 0;          // read and written
-  double p99_us = 0;       // of reads or writes, whichever is worse; of what stands still, its age
-  double allocate_us = 0;  // lvol: p99 of preparing first writes to clusters, among traced I/O
+  double ops = 0;           // completed in it
+  double kib = 0;           // read and written
+  double p99_us = 0;        // of reads or writes, whichever is worse; of what stands still, its age
+  double allocate_us = 0;   // lvol: p99 of preparing first writes to clusters, among traced I/O
   double busy_percent = 0;  // reactor
 };
 
@@ -26,7 +26,7 @@ struct PastSeries {
   PastRole role = PastRole::volume;
   std::string node;
   std::string name;
-  std::string leg;  // leg, lvol and disk: the base bdev of the replica that they belong to
+  std::string leg;                  // leg, lvol and disk: the base bdev of the replica that they belong to
   std::vector<PastSample> samples;  // in order of time
 };
 

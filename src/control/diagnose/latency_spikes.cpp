@@ -13,8 +13,8 @@ constexpr double kMoreThanUs = 500;    // and more than so much above it
 constexpr double kDeviation = 1.4826;  // of a normal distribution, in median absolute deviations
 constexpr int64_t kSpans = 3;          // spikes that are closer than so many samples are one
 constexpr size_t kDistancesMin = 4;
-constexpr double kEven = 0.15;     // of the distance
-constexpr double kMostly = 0.75;   // of the distances
+constexpr double kEven = 0.15;    // of the distance
+constexpr double kMostly = 0.75;  // of the distances
 
 double median_of(std::vector<double> values) {
   if (values.empty()) return 0;

@@ -46,7 +46,8 @@ std::vector<Stretch> stretches_of(const LatencyHistory& history, const Wanted& w
     }
   }
   while (!open.empty()) close(open.begin()->first, history.until_ms);
-  std::sort(stretches.begin(), stretches.end(), [](const Stretch& a, const Stretch& b) { return a.begin_ms < b.begin_ms; });
+  std::sort(stretches.begin(), stretches.end(),
+            [](const Stretch& a, const Stretch& b) { return a.begin_ms < b.begin_ms; });
   return stretches;
 }
 
@@ -72,19 +73,37 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
       return event.type == type && is_of_volume(history, event);
     });
   };
-  suspects.push_back({.code = "rebuild", .layer = "raid", .node = {}, .summary = "the mirror copies to a leg",
+  suspects.push_back({.code = "rebuild",
+                      .layer = "raid",
+                      .node = {},
+                      .summary = "the mirror copies to a leg",
                       .next = "wait for its end, or bound it: bdev_raid_set_options process_max_bandwidth_mb_sec",
-                      .fits = {}, .can_be_certain = true, .stretches = of_raid("rebuild")});
-  suspects.push_back({.code = "scrub", .layer = "raid", .node = {}, .summary = "the mirror compares its legs",
-                      .next = "run scrubs with a bandwidth limit, or when there is less load", .fits = {},
-                      .can_be_certain = true, .stretches = of_raid("scrub")});
-  suspects.push_back({.code = "leg-change", .layer = "raid", .node = {}, .summary = "a leg was not in sync",
-                      .next = fmt::format("diskengine volume diagnose {}", history.volume), .fits = {},
-                      .can_be_certain = true, .stretches = of_raid("leg")});
+                      .fits = {},
+                      .can_be_certain = true,
+                      .stretches = of_raid("rebuild")});
+  suspects.push_back({.code = "scrub",
+                      .layer = "raid",
+                      .node = {},
+                      .summary = "the mirror compares its legs",
+                      .next = "run scrubs with a bandwidth limit, or when there is less load",
+                      .fits = {},
+                      .can_be_certain = true,
+                      .stretches = of_raid("scrub")});
+  suspects.push_back({.code = "leg-change",
+                      .layer = "raid",
+                      .node = {},
+                      .summary = "a leg was not in sync",
+                      .next = fmt::format("diskengine volume diagnose {}", history.volume),
+                      .fits = {},
+                      .can_be_certain = true,
+                      .stretches = of_raid("leg")});
   const std::set<std::string> controllers(history.controllers.begin(), history.controllers.end());
-  suspects.push_back({.code = "reconnect", .layer = "network", .node = {},
+  suspects.push_back({.code = "reconnect",
+                      .layer = "network",
+                      .node = {},
                       .summary = "the connection to a replica was down and came back",
-                      .next = fmt::format("diskengine volume diagnose {}", history.volume), .fits = {},
+                      .next = fmt::format("diskengine volume diagnose {}", history.volume),
+                      .fits = {},
                       .can_be_certain = true,
                       .stretches = stretches_of(history, [controllers](const PastEvent& event) {
                         return event.type == "path" && controllers.contains(event.object);
@@ -94,30 +113,52 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
 
 std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
   std::vector<Suspect> suspects;
-  suspects.push_back({.code = "restart", .layer = "target", .node = {}, .summary = "a data plane of the path was started",
-                      .next = "look into its log for why it had ended", .fits = {}, .can_be_certain = true,
+  suspects.push_back({.code = "restart",
+                      .layer = "target",
+                      .node = {},
+                      .summary = "a data plane of the path was started",
+                      .next = "look into its log for why it had ended",
+                      .fits = {},
+                      .can_be_certain = true,
                       .stretches = stretches_of(history, [](const PastEvent& e) { return e.type == "started"; })});
-  suspects.push_back(
-      {.code = "snapshot", .layer = "lvol", .node = {}, .summary = "a snapshot or clone was taken",
-       .next = "take fewer or at other times; the first write to each cluster after one copies it",
-       .fits = {"lvol", "disk", "target"}, .can_be_certain = true,
-       .stretches = stretches_of(history, [](const PastEvent& event) {
-         return is_call(event, {"bdev_lvol_snapshot", "bdev_lvol_clone", "bdev_lvol_clone_bdev"});
-       })});
-  suspects.push_back(
-      {.code = "lvol-copy", .layer = "lvol", .node = {}, .summary = "clusters of a lvol were copied or freed",
-       .next = "do it when there is less load", .fits = {"lvol", "disk", "target"}, .can_be_certain = false,
-       .stretches = stretches_of(history, [](const PastEvent& event) {
-         return is_call(event, {"bdev_lvol_inflate", "bdev_lvol_decouple_parent", "bdev_lvol_start_shallow_copy",
-                                "bdev_lvol_delete", "bdev_lvol_resize", "bdev_lvol_set_parent"});
-       })});
-  suspects.push_back({.code = "store-space", .layer = "lvol", .node = {}, .summary = "a lvol store was short of space",
-                      .next = "diskengine status", .fits = {"lvol", "disk", "target"}, .can_be_certain = false,
+  suspects.push_back({.code = "snapshot",
+                      .layer = "lvol",
+                      .node = {},
+                      .summary = "a snapshot or clone was taken",
+                      .next = "take fewer or at other times; the first write to each cluster after one copies it",
+                      .fits = {"lvol", "disk", "target"},
+                      .can_be_certain = true,
+                      .stretches = stretches_of(history, [](const PastEvent& event) {
+                        return is_call(event, {"bdev_lvol_snapshot", "bdev_lvol_clone", "bdev_lvol_clone_bdev"});
+                      })});
+  suspects.push_back({.code = "lvol-copy",
+                      .layer = "lvol",
+                      .node = {},
+                      .summary = "clusters of a lvol were copied or freed",
+                      .next = "do it when there is less load",
+                      .fits = {"lvol", "disk", "target"},
+                      .can_be_certain = false,
+                      .stretches = stretches_of(history, [](const PastEvent& event) {
+                        return is_call(
+                            event, {"bdev_lvol_inflate", "bdev_lvol_decouple_parent", "bdev_lvol_start_shallow_copy",
+                                    "bdev_lvol_delete", "bdev_lvol_resize", "bdev_lvol_set_parent"});
+                      })});
+  suspects.push_back({.code = "store-space",
+                      .layer = "lvol",
+                      .node = {},
+                      .summary = "a lvol store was short of space",
+                      .next = "diskengine status",
+                      .fits = {"lvol", "disk", "target"},
+                      .can_be_certain = false,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_lvol_space"});
                       })});
-  suspects.push_back({.code = "disk-health", .layer = "disk", .node = {}, .summary = "a disk said that it is not well",
-                      .next = "bdev_nvme_get_controller_health_info on its node", .fits = {"disk"},
+  suspects.push_back({.code = "disk-health",
+                      .layer = "disk",
+                      .node = {},
+                      .summary = "a disk said that it is not well",
+                      .next = "bdev_nvme_get_controller_health_info on its node",
+                      .fits = {"disk"},
                       .can_be_certain = false,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_disk_health"});
@@ -126,7 +167,8 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
 }
 
 // The samples of a series that fulfil something, those beside each other taken together.
-std::vector<Stretch> stretches_where(const PastSeries& series, const std::function<std::string(const PastSample&)>& what) {
+std::vector<Stretch> stretches_where(const PastSeries& series,
+                                     const std::function<std::string(const PastSample&)>& what) {
   std::vector<Stretch> stretches;
   for (const PastSample& sample : series.samples) {
     const std::string text = what(sample);
@@ -154,10 +196,14 @@ const PastSeries* lvol_beside(const LatencyHistory& history, const PastSeries& d
 
 // A disk that does mostly other I/O than this volume's, and more of it than usual.
 Suspect neighbours(const LatencyHistory& history, const PastSeries& disk) {
-  Suspect suspect{.code = "neighbours", .layer = "disk", .node = disk.node,
+  Suspect suspect{.code = "neighbours",
+                  .layer = "disk",
+                  .node = disk.node,
                   .summary = fmt::format("other volumes used the disk {} of {}", disk.name, disk.node),
                   .next = "move one of the volumes to another disk, or bound the load of the others",
-                  .fits = {"disk", "lvol", "target"}, .can_be_certain = false, .stretches = {}};
+                  .fits = {"disk", "lvol", "target"},
+                  .can_be_certain = false,
+                  .stretches = {}};
   const PastSeries* lvol = lvol_beside(history, disk);
   if (lvol == nullptr || disk.samples.empty()) return suspect;
   std::vector<double> others;
@@ -171,7 +217,8 @@ Suspect neighbours(const LatencyHistory& history, const PastSeries& disk) {
   suspect.stretches = stretches_where(disk, [&](const PastSample& sample) {
     const double other = others[static_cast<size_t>(&sample - disk.samples.data())];
     const bool much = other > kNeighbourShare * sample.kib && other > 2 * usual_kib + 1024;
-    return much ? fmt::format("{:.0f} of {:.0f} KiB on {} were of others", other, sample.kib, disk.name) : std::string();
+    return much ? fmt::format("{:.0f} of {:.0f} KiB on {} were of others", other, sample.kib, disk.name)
+                : std::string();
   });
   return suspect;
 }
@@ -180,9 +227,12 @@ std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
   std::vector<Suspect> suspects;
   for (const PastSeries& series : history.series) {
     if (series.role == PastRole::reactor)
-      suspects.push_back({.code = "reactor-saturated", .layer = "reactor", .node = series.node,
+      suspects.push_back({.code = "reactor-saturated",
+                          .layer = "reactor",
+                          .node = series.node,
                           .summary = fmt::format("{} of {} had no time left", series.name, series.node),
-                          .next = "give its data plane more cores (-m), or spread its volumes", .fits = {},
+                          .next = "give its data plane more cores (-m), or spread its volumes",
+                          .fits = {},
                           .can_be_certain = false,
                           .stretches = stretches_where(series, [&](const PastSample& sample) {
                             return sample.busy_percent >= kBusyPercent
@@ -190,11 +240,14 @@ std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
                                        : std::string();
                           })});
     if (series.role == PastRole::lvol)
-      suspects.push_back({.code = "allocation", .layer = "lvol", .node = series.node,
-                          .summary = fmt::format("first writes to clusters waited for them to be allocated or copied on {}",
-                                                 series.node),
+      suspects.push_back({.code = "allocation",
+                          .layer = "lvol",
+                          .node = series.node,
+                          .summary = fmt::format(
+                              "first writes to clusters waited for them to be allocated or copied on {}", series.node),
                           .next = "expected after snapshots and in new thin volumes; bdev_lvol_inflate ends it",
-                          .fits = {"lvol", "disk", "target"}, .can_be_certain = false,
+                          .fits = {"lvol", "disk", "target"},
+                          .can_be_certain = false,
                           .stretches = stretches_where(series, [](const PastSample& sample) {
                             return sample.allocate_us >= kAllocateUs
                                        ? fmt::format("preparing a cluster took {:.1f} ms", sample.allocate_us / 1000)

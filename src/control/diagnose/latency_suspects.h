@@ -17,14 +17,14 @@ struct Stretch {
 };
 
 struct Suspect {
-  std::string code;                  // fixed: docs/diagnosis.md lists them
-  std::string layer;                 // where it would be: raid, network, target, lvol, disk, ...
-  std::string node;                  // empty: nowhere in particular
-  std::string summary;               // "a snapshot was taken"
-  std::string next;                  // a command, or what a person does
-  std::vector<std::string> fits;     // the layers that it can make slow; empty: any
-  bool can_be_certain = false;       // an event with a known effect, rather than something that is high as well
-  std::vector<Stretch> stretches;    // in order of time; none: it did not happen
+  std::string code;                // fixed: docs/diagnosis.md lists them
+  std::string layer;               // where it would be: raid, network, target, lvol, disk, ...
+  std::string node;                // empty: nowhere in particular
+  std::string summary;             // "a snapshot was taken"
+  std::string next;                // a command, or what a person does
+  std::vector<std::string> fits;   // the layers that it can make slow; empty: any
+  bool can_be_certain = false;     // an event with a known effect, rather than something that is high as well
+  std::vector<Stretch> stretches;  // in order of time; none: it did not happen
 };
 
 // All kinds, those that did not happen too: the doctor says that they are excluded.
