@@ -61,6 +61,7 @@ class Top(TestCase):
 
     def test_a_node_that_cannot_be_asked_is_named(self):
         self.guest.kill()
+        wait_until(lambda: not self.fleet.rpc("c1").diskengine_outstanding(), 10, "its writes to end")
         self.fleet.planes["s2"].kill()
         top = self.fleet.query("top")
         self.assertTrue(next(node["trouble"] for node in top["nodes"] if node["name"] == "s2"))
