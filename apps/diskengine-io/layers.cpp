@@ -70,6 +70,7 @@ Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions
     rpc::add_health_methods(methods, devices, host->manager);
   };
   layer.config_calls = [host] { return host->manager.config_calls(); };
+  layer.end_waits = [host] { host->manager.end_waits(); };
   layer.stop = [host] { return host->manager.stop(); };
   return layer;
 }
@@ -82,6 +83,7 @@ Layer mirrors(const LayerContext& context) {
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_raid_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
   layer.examining = [manager] { return manager->examining(); };
+  layer.end_waits = [manager] { manager->end_waits(); };
   layer.stop = [manager] { return manager->stop(); };
   return layer;
 }
