@@ -5,7 +5,7 @@ import signal
 import time
 
 from diskengine_test import TestCase, scaled, wait_until
-from diskengine_test.cluster import FaultGuest
+from diskengine_test.cluster import Cluster, FaultGuest
 
 MIB = 1 << 20
 SIZE = 24 * MIB
@@ -181,3 +181,36 @@ class Reach(TestCase):
         wait_until(lambda: self.volume()["held_writes"]["now"] > 0, 20, "writes to be held")
         self.end_in_time()
         load.kill()
+
+
+class ClusterReach(TestCase):
+    TEST_TIMEOUT_S = 120
+
+    def test_a_volume_whose_storage_nodes_are_all_dead_waits_says_so_and_loses_nothing(self):
+        cluster = Cluster(self).start()
+        cluster.make_volume()
+        load = cluster.start_load()
+        time.sleep(1)
+        for node in ("s1", "s2"):
+            cluster.planes[node].kill()
+        reason = lambda: cluster.attachment()["reason"]
+        wait_until(lambda: "no replica with the current data can be reached since" in reason(), 20, "it to be said")
+        self.assertEqual(cluster.attachment()["state"], "down")
+        self.assertIn("I/O waits, at most 300 s", reason())
+        wait_until(lambda: "no replica with the current data" in cluster.volume()["reason"], 10, "the volume to say so")
+        self.assertIn("no replica with the current data", cluster.cli("volume", "list"))
+        self.assertEqual(len(cluster.in_sync()), 1, "the last one in sync stays that on record")
+        time.sleep(2)
+        for node in ("s1", "s2"):
+            cluster.start_plane(node)
+        wait_until(lambda: "diskengine_raid_resume" in reason(), 40, "the next step to be named")
+        self.assertEqual(cluster.attachment()["state"], "down")
+        cluster.rpc("c1").diskengine_raid_resume(name=cluster.volume()["raid"])
+        cluster.wait_state("ready", timeout_s=40)
+        time.sleep(0.5)
+        seen = load.stop()
+        print(f"the longest request took {seen['longest_ms']:.0f} ms", flush=True)
+        self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
+        again = cluster.start_load(verify=True).result()
+        self.assertEqual((again["reads"], again["wrong"]), (1024, False))
+        cluster.check_identical()
