@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "rpc/methods_history.h"
 #include "rpc/methods_log.h"
 #include "rpc/methods_notify.h"
 #include "startup_config.h"
@@ -81,8 +82,52 @@ void App::add_methods() {
   rpc::add_bdev_methods(methods_, *bdevs_);
   rpc::add_stats_methods(methods_, *devices_, *histograms_);
   rpc::add_trace_methods(methods_, reactor_list_);
+  rpc::add_history_methods(methods_, archive_.get());
   for (const Layer& layer : layers_)
     if (layer.add_methods) layer.add_methods(methods_);
+  kept_methods_ = archive_ == nullptr ? methods_ : rpc::with_history(methods_, *archive_);
+}
+
+// Where it cannot be kept the process goes on without.
+void App::open_history() {
+  if (!options_.history) return;
+  const std::string directory = options_.state_dir.empty() ? options_.rpc_path + ".state" : options_.state_dir;
+  Result<std::unique_ptr<history::Archive>> archive = history::Archive::open(directory);
+  if (archive)
+    archive_ = std::move(*archive);
+  else
+    LOG_WARN("app", "no history is kept: {}", archive.error().message());
+}
+
+void App::keep(std::string type, std::string object, std::string text) {
+  if (archive_ == nullptr) return;
+  const uint64_t now_ms = reactors_.front()->clock().wall_ns() / 1'000'000;
+  archive_->add(history::Series::events, history::event(std::move(type), std::move(object), std::move(text), now_ms));
+}
+
+void App::start_sampling() {
+  history::Sampler::Hooks hooks;
+  if (archive_ != nullptr)
+    hooks.record = [this](history::Series series, spec::HistoryRecord record) {
+      archive_->add(series, std::move(record));
+    };
+  hooks.states = [this](std::vector<history::ObjectState>& states) {
+    for (const Layer& layer : layers_)
+      if (layer.states) layer.states(states);
+  };
+  hooks.stuck = [this](const std::string& device, const std::string& what, bool over) {
+    const LogLevel level = over ? LogLevel::info : LogLevel::warn;
+    LOG_AT(level, "watchdog", "{}: {}", device, what);
+    events_->announce(rpc::DeviceEvents::kIoStuck, fmt::format("{}: {}", device, what));
+  };
+  sampler_ = std::make_unique<history::Sampler>(
+      reactor_list_, *devices_, history::Sampler::Options{.stuck_ms = options_.stuck_ms}, std::move(hooks));
+  sampler_->start();
+  keep("started", "diskengine-io", kVersion);
+  events_->set_listener([this](const rpc::DeviceEvents::Notification& event) {
+    // The watchdog has an event of its own.
+    if (std::string_view(event.type) != rpc::DeviceEvents::kIoStuck) keep(event.type, event.context, event.context);
+  });
 }
 
 int App::run() {
@@ -101,6 +146,7 @@ int App::run() {
   for (size_t i = 1; i < reactors_.size(); ++i) reactors_[i]->stop();
   for (std::thread& thread : threads_) thread.join();
   while (!layers_.empty()) layers_.pop_back();
+  archive_.reset();
   log_stop();
   return exit_code_;
 }
@@ -111,7 +157,7 @@ void App::begin() {
   devices_ = std::make_unique<DeviceRegistry>(main);
   events_ = std::make_unique<rpc::DeviceEvents>(*devices_);
   histograms_ = std::make_unique<rpc::HistogramMarks>(*devices_);
-  dispatcher_ = std::make_unique<rpc::Dispatcher>(main, methods_);
+  dispatcher_ = std::make_unique<rpc::Dispatcher>(main, kept_methods_);
   for (const auto& reactor : reactors_) reactor_list_.push_back(reactor.get());
   switches_ = std::make_unique<rpc::ContextSwitchMonitor>(reactor_list_);
   examination_ = std::make_unique<rpc::Examination>(main);
@@ -131,6 +177,7 @@ void App::begin() {
   for (const Layer& layer : layers_)
     if (layer.examining) examination_->add(layer.examining);
   make_subsystems();
+  open_history();
   add_methods();
   spawn<Result<void>>(start(), [this](Result<void> started) {
     starting_ = false;
@@ -161,6 +208,7 @@ Task<Result<void>> App::start() {
   } else if (!options_.wait_for_rpc) {
     dispatcher_->set_running();
   }
+  start_sampling();
   Result<std::unique_ptr<rpc::Server>> server = rpc::Server::start(std::move(*listener), *dispatcher_);
   if (!server) co_return server.error();
   server_ = std::move(*server);
@@ -200,6 +248,11 @@ Task<void> App::stop() {
   Timer patience([this] { end_waits(); });
   patience_ = &patience;
   patience.arm(main, kPatienceNs);
+  if (sampler_ != nullptr) {
+    Task<void> ending = sampler_->stop();
+    co_await ending;
+    keep("stopped", "diskengine-io", kVersion);
+  }
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
     if (!layer->stop) continue;
     LOG_DEBUG("app", "stopping {}", layer->name);

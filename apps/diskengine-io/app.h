@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "history/archive.h"
+#include "history/sampler.h"
 #include "layers.h"
 #include "options.h"
 #include "rpc/dispatcher.h"
@@ -49,6 +51,9 @@ class App {
   void begin();  // on the main reactor
   void make_subsystems();
   void add_methods();
+  void open_history();
+  void start_sampling();
+  void keep(std::string type, std::string object, std::string text);
   Task<Result<void>> start();
   Task<Result<void>> start_init();
   void say_ready() const;
@@ -60,6 +65,7 @@ class App {
 
   Options options_;
   Random random_;
+  std::unique_ptr<history::Archive> archive_;                // nullptr: no history
   std::vector<std::unique_ptr<trace::Recorder>> recorders_;  // one for each reactor
   std::vector<std::unique_ptr<Reactor>> reactors_;
   std::vector<std::thread> threads_;  // of the reactors but the main one
@@ -70,11 +76,13 @@ class App {
   std::unique_ptr<rpc::Examination> examination_;
   std::vector<Layer> layers_;
   rpc::MethodTable methods_;
+  rpc::MethodTable kept_methods_;  // methods_, with those that change something kept in the history
   std::unique_ptr<rpc::Dispatcher> dispatcher_;
   rpc::AppControl control_;
   std::unique_ptr<rpc::BdevControl> bdevs_;
   std::unique_ptr<rpc::ContextSwitchMonitor> switches_;
   std::vector<rpc::Subsystem> subsystems_;
+  std::unique_ptr<history::Sampler> sampler_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<SignalSource> signals_;
   Timer* patience_ = nullptr;  // while it stops

@@ -13,6 +13,7 @@
 #include "nvme/manager.h"
 #include "nvmf/target.h"
 #include "raid/manager.h"
+#include "raid/scrub.h"
 #include "rpc/methods_bdev_content.h"
 #include "rpc/methods_bdev_decorators.h"
 #include "rpc/methods_bdev_disk.h"
@@ -69,10 +70,31 @@ Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions
     rpc::add_bdev_nvme_methods(methods, host->manager, reactors);
     rpc::add_health_methods(methods, devices, host->manager);
   };
+  layer.states = [host](std::vector<history::ObjectState>& states) {
+    for (const auto& controller : host->manager.all())
+      if (controller->state() != nvme::Controller::State::enabled)
+        states.push_back(
+            {"path", controller->options().name, fmt::format("{} {}", controller->state_name(), controller->reason())});
+  };
   layer.config_calls = [host] { return host->manager.config_calls(); };
   layer.end_waits = [host] { host->manager.end_waits(); };
   layer.stop = [host] { return host->manager.stop(); };
   return layer;
+}
+
+// What mirrors do beside their guests' I/O, and which of their legs are out.
+void mirror_states(const raid::RaidManager& manager, std::vector<history::ObjectState>& states) {
+  for (const std::shared_ptr<raid::Volume>& volume : manager.volumes()) {
+    if (volume->state() != raid::VolumeState::online) continue;
+    if (volume->rebuilding()) states.push_back({"rebuild", volume->name(), "copies to a leg"});
+    if (volume->scrub() != nullptr && volume->scrub()->runs())
+      states.push_back({"scrub", volume->name(), "compares its legs"});
+    for (const auto& slot : volume->slots())
+      if (slot->role != raid::SlotRole::in_sync)
+        states.push_back({"leg", fmt::format("{} slot {}", volume->name(), slot->index),
+                          fmt::format("{} is {}: {}", slot->name.empty() ? "its leg" : slot->name,
+                                      raid::name_of(slot->role), slot->reason)});
+  }
 }
 
 Layer mirrors(const LayerContext& context) {
@@ -82,6 +104,7 @@ Layer mirrors(const LayerContext& context) {
   layer.subsystem = "bdev";
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_raid_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.states = [manager](std::vector<history::ObjectState>& states) { mirror_states(*manager, states); };
   layer.examining = [manager] { return manager->examining(); };
   layer.end_waits = [manager] { manager->end_waits(); };
   layer.stop = [manager] { return manager->stop(); };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "history/states.h"
 #include "rpc/device_events.h"
 #include "rpc/examination.h"
 #include "rpc/method.h"
@@ -40,6 +41,8 @@ struct Layer {
   // The calls that make its objects again, each the text of {"method":...,"params":{...}}, in an order that works. What
   // Device::config_json says comes after those of every layer of subsystem bdev, by itself, in order of creation.
   std::function<std::vector<std::string>()> config_calls;
+  // Adds what is not as it is most of the time (paths that are down, rebuilds), for the history.
+  std::function<void(std::vector<history::ObjectState>&)> states;
   // How many devices it is examining now (for superblocks and the like).
   std::function<uint64_t()> examining;
   // The process does not end because something is waited for that may never come: what waits so fails. Said again and

@@ -108,6 +108,11 @@ Parsed parse_command_line(int argc, char** argv) {
   cli.add_flag("--wait-for-rpc", options.wait_for_rpc, "stay in the start-up phase until framework_start_init");
   cli.add_flag("--unsafe-no-iommu", options.allow_no_iommu,
                "drive disks on the PCI bus also where no IOMMU keeps them from memory that is not theirs");
+  cli.add_option("--state-dir", options.state_dir,
+                 "directory of the history; default: the RPC socket's path and .state");
+  cli.add_flag("!--no-history", options.history, "keep no history of what the process did");
+  cli.add_option("--stuck-ms", options.stuck_ms, "report requests that are outstanding for longer; 0: never")
+      ->capture_default_str();
   cli.add_option("-L,--logflag", level, "log level: debug, info, warn, error")->capture_default_str();
   for (const auto& [name, has_value] : kIgnoredFlags) {
     const std::string note = std::string(name) + " is accepted for SPDK's sake and has no effect";

@@ -1,6 +1,7 @@
 // The command line of diskengine-io: SPDK's flags where they mean something here.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ struct Options {
   bool ignore_config_errors = false;
   bool wait_for_rpc = false;
   bool allow_no_iommu = false;  // disks on the PCI bus may be driven without one
+  std::string state_dir;      // for the history; empty: "<rpc_path>.state"
+  bool history = true;        // keep one
+  uint64_t stuck_ms = 5'000;  // requests that are outstanding for longer are reported; 0: none
   LogLevel log_level = LogLevel::info;
   std::vector<std::string> notes;  // about flags that were ignored, to be logged
 };

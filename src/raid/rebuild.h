@@ -23,7 +23,7 @@ class Rebuild {
  public:
   static constexpr size_t kPieceBytes = 256 * 1024;
   static constexpr unsigned kPiecesIdle = 8;  // copied at a time while nobody uses the volume
-  static constexpr unsigned kPiecesBusy = 4;  // while somebody does
+  static constexpr unsigned kPiecesBusy = 3;  // while somebody does
   static constexpr unsigned kRestartsMax = 3;
   static constexpr uint64_t kThrottleSliceNs = 20'000'000;
   // With a bandwidth limit a window is no more than this much of a second, so that its burst and its lock stay short.

@@ -46,6 +46,7 @@ void DeviceEvents::on_device_removed(const std::string& name) {
 
 void DeviceEvents::add(const char* type, const std::string& name) {
   notifications_.push_back({next_id_++, type, name});
+  if (listener_) listener_(notifications_.back());
   if (notifications_.size() > kNotificationsMax) notifications_.pop_front();
 }
 

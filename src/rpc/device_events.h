@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   static constexpr const char* kLvolDamaged = "diskengine_lvol_damaged";
   // The context says which controller, and what its disk says of itself.
   static constexpr const char* kDiskHealth = "diskengine_disk_health";
+  // The context says which device, and which request is outstanding for too long, or that none is any more.
+  static constexpr const char* kIoStuck = "diskengine_io_stuck";
 
   struct Notification {
     uint64_t id;
@@ -41,6 +44,8 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   const std::deque<Notification>& notifications() const noexcept { return notifications_; }
   // Adds one that does not come from the registry; `type` is one of the names above.
   void announce(const char* type, const std::string& context) { add(type, context); }
+  // Told of every notification from now on.
+  void set_listener(std::function<void(const Notification&)> listener) { listener_ = std::move(listener); }
 
  private:
   class Watch;
@@ -57,6 +62,7 @@ class DeviceEvents final : private DeviceRegistry::Observer {
   std::vector<Present> present_;
   std::deque<Notification> notifications_;
   uint64_t next_id_ = 0;
+  std::function<void(const Notification&)> listener_;
 };
 
 }  // namespace diskengine::rpc

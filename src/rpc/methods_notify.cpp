@@ -11,7 +11,8 @@ namespace {
 
 Task<Reply> get_types() {
   co_return json::value(json::array{DeviceEvents::kRegister, DeviceEvents::kUnregister, DeviceEvents::kResize,
-                                    DeviceEvents::kLvolSpace, DeviceEvents::kLvolDamaged, DeviceEvents::kDiskHealth});
+                                    DeviceEvents::kLvolSpace, DeviceEvents::kLvolDamaged, DeviceEvents::kDiskHealth,
+                                    DeviceEvents::kIoStuck});
 }
 
 Task<Reply> get_notifications(const DeviceEvents& events, json::object params) {

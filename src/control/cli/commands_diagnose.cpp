@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/json.hpp>
 #include <memory>
 #include <ostream>
@@ -76,12 +77,19 @@ void show_for_people(Session& session, const Diagnosis& diagnosis) {
   }
 }
 
+// What is only possible is no reason to wake anybody: it is shown, and the exit code is that of a sound volume.
+int verdict_of(const Diagnosis& diagnosis) {
+  const bool is_amiss = std::any_of(diagnosis.causes.begin(), diagnosis.causes.end(),
+                                    [](const Cause& cause) { return cause.certainty != Certainty::possible; });
+  return is_amiss ? kExitFailed : kExitOk;
+}
+
 int show(Session& session, const Diagnosis& diagnosis) {
   if (session.is_for_people())
     show_for_people(session, diagnosis);
   else
     session.show(encode(diagnosis), {});
-  return diagnosis.causes.empty() ? kExitOk : kExitFailed;
+  return verdict_of(diagnosis);
 }
 
 int diagnose_volume(Session& session, const DiagnoseArguments& arguments) {
@@ -104,7 +112,8 @@ int diagnose_volume(Session& session, const DiagnoseArguments& arguments) {
 void add_volume_diagnose(CLI::App& volume, Action* action) {
   const auto arguments = std::make_shared<DiagnoseArguments>();
   CLI::App* command = volume.add_subcommand(
-      "diagnose", "Say what is wrong with a volume, layer by layer, with evidence; exit code 0 if nothing is");
+      "diagnose",
+      "Say what is wrong with a volume, layer by layer, with evidence; exit code 1 if a cause is certain or likely");
   command->add_option("volume,--volume", arguments->volume, "Name or id of the volume")->required();
   command->add_option("--window", arguments->window, "Time between the two looks at the counters")
       ->capture_default_str();

@@ -378,6 +378,7 @@ class SimController final : public PciBus {
   }
 
   void write_completion(uint16_t sq_id, spec::Cqe cqe) {
+    if (gone) return;  // what is unplugged reaches nothing
     auto at = completion_.find(sq_id == 0 ? 0 : submission_[sq_id].cq_id);
     if (at == completion_.end()) return;
     Ring& queue = at->second;

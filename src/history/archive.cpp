@@ -1,0 +1,123 @@
+#include "history/archive.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "base/log.h"
+
+namespace diskengine::history {
+namespace {
+
+using spec::HistoryRecord;
+
+constexpr std::array<const char*, kSeries> kFiles = {"seconds", "minutes", "events"};
+// Records are in the order of their times but for clocks that were set back, and for events that tell when they ended.
+constexpr uint64_t kSlackMs = 120'000;
+
+}  // namespace
+
+Result<std::unique_ptr<Archive>> Archive::open(const std::string& directory,
+                                               const std::array<uint64_t, kSeries>& capacity) {
+  std::error_code failed;
+  std::filesystem::create_directory(directory, failed);
+  if (failed) return Error::from_errno(failed.value(), "making the directory " + directory);
+  std::vector<Ring> rings;
+  for (size_t i = 0; i < kSeries; ++i) {
+    const std::string path = directory + "/history-" + kFiles[i];
+    TRY_ASSIGN(Ring ring, Ring::open(path, capacity[i]));
+    if (ring.damaged() > 0) LOG_WARN("history", "{}: {} records are damaged and left out", path, ring.damaged());
+    rings.push_back(std::move(ring));
+  }
+  return std::unique_ptr<Archive>(new Archive(directory, std::move(rings)));
+}
+
+Archive::Archive(std::string directory, std::vector<Ring> rings)
+    : directory_(std::move(directory)), rings_(std::move(rings)), thread_([this] { run(); }) {
+  pthread_setname_np(thread_.native_handle(), "history");
+}
+
+Archive::~Archive() {
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Archive::add(Series series, HistoryRecord record) {
+  {
+    std::lock_guard lock(mutex_);
+    if (waiting_count_ >= kWaitingMax) {
+      dropped_.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+    waiting_[static_cast<size_t>(series)].push_back(std::move(record));
+    ++waiting_count_;
+  }
+  wake_.notify_one();
+}
+
+Result<void> Archive::read(Query query, std::function<void(Result<Found>)> done) {
+  {
+    std::lock_guard lock(mutex_);
+    if (ending_) return Error(Errc::canceled, "the process is stopping");
+    if (reads_.size() >= kReadsMax) return Error(Errc::busy, "too many read the history at once: try again");
+    reads_.push_back({std::move(query), std::move(done)});
+  }
+  wake_.notify_one();
+  return {};
+}
+
+void Archive::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return ending_ || waiting_count_ > 0 || !reads_.empty(); });
+    std::array<std::vector<HistoryRecord>, kSeries> records;
+    std::swap(records, waiting_);
+    waiting_count_ = 0;
+    std::deque<Read> reads;
+    std::swap(reads, reads_);
+    const bool ending = ending_;
+    lock.unlock();
+    write(records);
+    for (const Read& read : reads) read.done(find(read.query));
+    lock.lock();
+    if (ending && waiting_count_ == 0 && reads_.empty()) return;
+  }
+}
+
+void Archive::write(std::array<std::vector<HistoryRecord>, kSeries>& records) {
+  for (size_t i = 0; i < kSeries; ++i) {
+    const Result<void> written = rings_[i].append(records[i]);
+    if (written) continue;
+    dropped_.fetch_add(records[i].size(), std::memory_order_relaxed);
+    // Once: a full disk would fill the log as well.
+    if (!std::exchange(write_failed_, true))
+      LOG_WARN("history", "{}: {}; what cannot be written is lost", directory_, written.error().message());
+  }
+}
+
+Result<Found> Archive::find(const Query& query) const {
+  Found found;
+  const auto look = [&](const HistoryRecord& record) {
+    if (record.end_ms + kSlackMs < query.since_ms) return false;
+    if (record.end_ms < query.since_ms || record.end_ms > query.until_ms) return true;
+    if (!query.name.empty() && record.name != query.name) return true;
+    if (found.records.size() >= query.limit) {
+      found.cut = true;
+      return false;
+    }
+    found.records.push_back(record);
+    return true;
+  };
+  const Result<void> read = rings_[static_cast<size_t>(query.series)].for_each_back(look);
+  if (!read) return read.error();
+  std::reverse(found.records.begin(), found.records.end());
+  return found;
+}
+
+}  // namespace diskengine::history

@@ -1,0 +1,224 @@
+#include "history/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace diskengine::history {
+namespace {
+
+using spec::HistoryKind;
+using spec::HistoryPhase;
+using spec::HistoryRecord;
+
+constexpr const char* kStuck = "stuck";
+
+uint64_t ms_of(uint64_t ticks) noexcept {
+  return static_cast<uint64_t>(static_cast<double>(ticks) * 1e3 / static_cast<double>(ticks_per_second()));
+}
+
+uint64_t since(uint64_t now, uint64_t* before) noexcept {
+  const uint64_t was = std::exchange(*before, now);
+  return now >= was ? now - was : now;
+}
+
+HistoryRecord reactor_record(const std::array<uint64_t, 3>& ticks) {
+  HistoryRecord record;
+  record.kind = HistoryKind::reactor;
+  const uint64_t all = std::max<uint64_t>(1, ticks[0] + ticks[1] + ticks[2]);
+  const auto share = [&](uint64_t part) {
+    return saturated(static_cast<uint64_t>(std::llround(static_cast<double>(part) * 1000 / static_cast<double>(all))));
+  };
+  record.values[spec::kHistoryBusy] = share(ticks[0]);
+  record.values[spec::kHistorySpinning] = share(ticks[1]);
+  record.values[spec::kHistoryAsleep] = share(ticks[2]);
+  return record;
+}
+
+}  // namespace
+
+Sampler::Sampler(const std::vector<Reactor*>& reactors, DeviceRegistry& devices, Options options, Hooks hooks)
+    : reactors_(reactors),
+      devices_(devices),
+      options_(options),
+      hooks_(std::move(hooks)),
+      timer_([this] { tick(); }),
+      reactor_memory_(reactors.size()) {}
+
+Sampler::~Sampler() = default;
+
+void Sampler::start() {
+  Reactor& main = devices_.main_reactor();
+  last_ms_ = minute_ms_ = main.clock().wall_ns() / 1'000'000;
+  timer_.arm(main, kPeriodNs);
+}
+
+Task<void> Sampler::stop() {
+  timer_.cancel();
+  if (gate_.closed()) co_return;
+  OneShot<bool> left(devices_.main_reactor());
+  gate_.close([&left] { left.set(true); });
+  co_await left;
+}
+
+// A look that takes longer than a second, because a reactor does, takes the place of the next.
+void Sampler::tick() {
+  if (!gate_.enter()) return;
+  spawn(sample(), [this] {
+    if (!gate_.closed()) timer_.arm(devices_.main_reactor(), kPeriodNs);
+    gate_.leave();
+  });
+}
+
+Task<void> Sampler::sample() {
+  now_ms_ = devices_.main_reactor().clock().wall_ns() / 1'000'000;
+  if (now_ms_ <= last_ms_) last_ms_ = now_ms_;  // the clock was set back
+  std::vector<ObjectState> states;
+  if (hooks_.states) hooks_.states(states);
+  for (size_t i = 0; i < reactors_.size(); ++i) {
+    Task<void> sampling = sample_reactor(reactors_[i], &reactor_memory_[i]);
+    co_await sampling;
+  }
+  for (const auto& [root, tally] : roots_second_) {
+    if (tally.empty()) continue;
+    put(Series::seconds, tally.record(), root.first, root.second, now_ms_ - last_ms_);
+    roots_minute_[root].add(tally);
+  }
+  roots_second_.clear();
+  for (auto& [name, memory] : device_memory_) memory.seen = false;
+  std::vector<std::shared_ptr<Device>> devices = devices_.all();
+  if (devices.size() > kDevicesMax) devices.resize(kDevicesMax);
+  // By weak references: one that goes away meanwhile need not wait for us.
+  std::vector<std::weak_ptr<Device>> weak(devices.begin(), devices.end());
+  devices.clear();
+  for (const std::weak_ptr<Device>& one : weak) {
+    Task<void> sampling = sample_device(one.lock(), &states);
+    co_await sampling;
+  }
+  std::erase_if(device_memory_, [](const auto& entry) { return !entry.second.seen; });
+  note_states(std::move(states));
+  if (++looks_ >= kSecondsPerMinute) end_minute();
+  last_ms_ = now_ms_;
+}
+
+Task<void> Sampler::sample_device(std::shared_ptr<Device> device, std::vector<ObjectState>* states) {
+  if (device == nullptr || device->removed()) co_return;
+  const std::string name = device->name();
+  const trace::Layer layer = device->info().layer;
+  Reactor& main = devices_.main_reactor();
+  OneShot<std::vector<Outstanding>> waiting(main);
+  OneShot<DeviceStats> counted(main);
+  device->collect_outstanding([&waiting](std::vector<Outstanding> found) { waiting.set(std::move(found)); });
+  device->collect_stats(StatsReset::nothing, [&counted](DeviceStats found) { counted.set(std::move(found)); });
+  device.reset();
+  const std::vector<Outstanding> outstanding = co_await waiting;
+  const DeviceStats stats = co_await counted;
+  note_device(name, layer, stats.total, outstanding);
+  note_stuck(name, layer, outstanding, states);
+}
+
+Task<void> Sampler::sample_reactor(Reactor* reactor, ReactorMemory* memory) {
+  // The memory and the sums are this reactor's while it is asked: nobody else runs meanwhile.
+  std::function<std::array<uint64_t, 3>()> look = [this, reactor, memory] {
+    const Reactor::Stats& stats = reactor->stats();
+    if (trace::Recorder* recorder = reactor->recorder(); recorder != nullptr) {
+      recorder->for_each_root([&](const trace::Root& root) {
+        const RootKey key{root.name, root.layer};
+        if (memory->roots.size() < kRootsMax || memory->roots.contains(key))
+          roots_second_[key].add(memory->roots[key].since(root));
+      });
+    }
+    return std::array<uint64_t, 3>{since(stats.busy_ticks, &memory->busy), since(stats.idle_ticks, &memory->idle),
+                                   since(stats.sleep_ticks, &memory->sleep)};
+  };
+  auto call = call_on<std::array<uint64_t, 3>>(*reactor, std::move(look));
+  const std::array<uint64_t, 3> ticks = co_await call;
+  for (size_t i = 0; i < ticks.size(); ++i) memory->minute[i] += ticks[i];
+  // Nothing is said of reactors that slept.
+  constexpr uint64_t kWorthPermille = 20;
+  if ((ticks[0] + ticks[1]) * 1000 >= (ticks[0] + ticks[1] + ticks[2]) * kWorthPermille)
+    put(Series::seconds, reactor_record(ticks), reactor->name(), trace::Layer::other, now_ms_ - last_ms_);
+}
+
+void Sampler::note_device(const std::string& name, trace::Layer layer, const IoStats& stats,
+                          const std::vector<Outstanding>& outstanding) {
+  DeviceMemory& memory = device_memory_[name];
+  memory.seen = true;
+  memory.layer = layer;
+  const DeviceTally second = memory.look.since(stats);
+  uint64_t count = 0, oldest_ticks = 0;
+  for (const Outstanding& one : outstanding) {
+    count += one.count;
+    oldest_ticks = std::max(oldest_ticks, one.oldest_age_ticks);
+  }
+  if (second.empty() && count == 0) return;
+  memory.minute.add(second);
+  HistoryRecord record = second.record();
+  record.values[spec::kHistoryOutstanding] = saturated(count);
+  record.values[spec::kHistoryOldestMs] = saturated(ms_of(oldest_ticks));
+  put(Series::seconds, std::move(record), name, layer, now_ms_ - last_ms_);
+}
+
+void Sampler::note_stuck(const std::string& name, trace::Layer layer, const std::vector<Outstanding>& outstanding,
+                         std::vector<ObjectState>* states) const {
+  if (options_.stuck_ms == 0) return;
+  // A reactor may have several channels to the device: the oldest of all is named.
+  std::map<unsigned, const Outstanding*> oldest;
+  for (const Outstanding& one : outstanding) {
+    const Outstanding*& known = oldest[one.reactor_id];
+    if (known == nullptr || one.oldest_age_ticks > known->oldest_age_ticks) known = &one;
+  }
+  for (const auto& [reactor_id, request] : oldest) {
+    const Outstanding& one = *request;
+    if (ms_of(one.oldest_age_ticks) < options_.stuck_ms) continue;
+    // No age in the text: the same request must not be news again a second later.
+    states->push_back({kStuck, fmt::format("{} reactor_{}", name, reactor_id),
+                       fmt::format("{} of {} blocks at {} is outstanding for more than {} ms in layer {}",
+                                   name_of(one.oldest_op), one.oldest_blocks, one.oldest_lba, options_.stuck_ms,
+                                   trace::name_of(layer))});
+  }
+}
+
+void Sampler::note_states(std::vector<ObjectState> states) {
+  for (HistoryRecord& event : book_.look(states, now_ms_)) {
+    if (event.type == kStuck) {
+      const size_t space = event.name.find(' ');
+      const std::string device = event.name.substr(0, space);
+      const bool over = event.detail == static_cast<uint16_t>(HistoryPhase::ended);
+      if (hooks_.stuck)
+        hooks_.stuck(device, over ? fmt::format("{}: over after {} ms", event.text, event.span_ms) : event.text, over);
+      event.text += " on" + event.name.substr(space);
+      event.name = device;
+    }
+    if (hooks_.record) hooks_.record(Series::events, std::move(event));
+  }
+}
+
+void Sampler::end_minute() {
+  const uint64_t span_ms = now_ms_ > minute_ms_ ? now_ms_ - minute_ms_ : 0;
+  for (auto& [name, memory] : device_memory_) {
+    if (!memory.minute.empty()) put(Series::minutes, memory.minute.record(), name, memory.layer, span_ms);
+    memory.minute = {};
+  }
+  for (const auto& [root, tally] : roots_minute_)
+    put(Series::minutes, tally.record(), root.first, root.second, span_ms);
+  roots_minute_.clear();
+  for (size_t i = 0; i < reactors_.size(); ++i) {
+    put(Series::minutes, reactor_record(reactor_memory_[i].minute), reactors_[i]->name(), trace::Layer::other, span_ms);
+    reactor_memory_[i].minute = {};
+  }
+  minute_ms_ = now_ms_;
+  looks_ = 0;
+}
+
+void Sampler::put(Series series, HistoryRecord record, std::string name, trace::Layer layer, uint64_t span_ms) {
+  if (!hooks_.record) return;
+  record.end_ms = now_ms_;
+  record.span_ms = saturated(std::min(span_ms, now_ms_));
+  record.detail = static_cast<uint16_t>(layer);
+  record.name = std::move(name);
+  hooks_.record(series, std::move(record));
+}
+
+}  // namespace diskengine::history
