@@ -23,7 +23,8 @@ std::string time_of(int64_t unix_ms) {
 std::string why_io_waits(const RaidView& raid) {
   if (raid.is_stopped)
     return fmt::format(
-        "{} stopped: {}; the guest waits. If no storage node lost power, nothing is lost: go on by the call "
+        "{} stopped: {}; the guest waits. If no storage node itself went down (only its process), nothing is lost: go "
+        "on by the call "
         "diskengine_raid_resume (name {}) to the compute node's data plane; otherwise what was written "
         "last may be missing then",
         raid.name, raid.stop_reason, raid.name);
