@@ -245,6 +245,9 @@ void App::stop_soon() {
 Task<void> App::stop() {
   Reactor& main = *reactors_.front();
   dispatcher_->refuse();
+  Timer patience([this] { end_waits(); });
+  patience_ = &patience;
+  patience.arm(main, kPatienceNs);
   if (sampler_ != nullptr) {
     Task<void> ending = sampler_->stop();
     co_await ending;
@@ -261,9 +264,18 @@ Task<void> App::stop() {
   OneShot<bool> drained(main);
   dispatcher_->drain([&drained] { drained.set(true); });
   co_await drained;
+  patience_ = nullptr;
   if (server_) server_->stop();
   switches_->enable(false);
   main.remove(*signals_);
+}
+
+// Time enough for everything that is well has passed.
+void App::end_waits() {
+  LOG_WARN("app", "stopping takes long: what waits for others fails now");
+  for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer)
+    if (layer->end_waits) layer->end_waits();
+  if (patience_ != nullptr) patience_->arm(*reactors_.front(), kPatienceAgainNs);
 }
 
 // What no layer took away itself, the newest first: a device may stand on older ones.

@@ -42,6 +42,10 @@ class App {
 
  private:
   static constexpr uint64_t kDeviceDrainNs = 10'000'000'000;
+  // How long stopping may wait for others before everything that does so fails, and from then on how long until what
+  // does so by then fails too.
+  static constexpr uint64_t kPatienceNs = 3'000'000'000;
+  static constexpr uint64_t kPatienceAgainNs = 500'000'000;
 
   Result<void> make_reactors();
   void begin();  // on the main reactor
@@ -56,6 +60,7 @@ class App {
   void on_signal(int number);
   void stop_soon();
   Task<void> stop();
+  void end_waits();
   Task<void> remove_devices();
 
   Options options_;
@@ -80,6 +85,7 @@ class App {
   std::unique_ptr<history::Sampler> sampler_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<SignalSource> signals_;
+  Timer* patience_ = nullptr;  // while it stops
   bool starting_ = true;
   bool stopping_ = false;
   int exit_code_ = 0;

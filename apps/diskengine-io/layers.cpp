@@ -77,6 +77,7 @@ Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions
             {"path", controller->options().name, fmt::format("{} {}", controller->state_name(), controller->reason())});
   };
   layer.config_calls = [host] { return host->manager.config_calls(); };
+  layer.end_waits = [host] { host->manager.end_waits(); };
   layer.stop = [host] { return host->manager.stop(); };
   return layer;
 }
@@ -105,6 +106,7 @@ Layer mirrors(const LayerContext& context) {
   layer.config_calls = [manager] { return manager->config_calls(); };
   layer.states = [manager](std::vector<history::ObjectState>& states) { mirror_states(*manager, states); };
   layer.examining = [manager] { return manager->examining(); };
+  layer.end_waits = [manager] { manager->end_waits(); };
   layer.stop = [manager] { return manager->stop(); };
   return layer;
 }

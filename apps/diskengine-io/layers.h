@@ -45,6 +45,9 @@ struct Layer {
   std::function<void(std::vector<history::ObjectState>&)> states;
   // How many devices it is examining now (for superblocks and the like).
   std::function<uint64_t()> examining;
+  // The process does not end because something is waited for that may never come: what waits so fails. Said again and
+  // again until all layers have stopped.
+  std::function<void()> end_waits;
   // Refuses new work, drains what is under way and gives up its devices. Layers stop in reverse order of the list.
   std::function<Task<void>()> stop;
 };

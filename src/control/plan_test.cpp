@@ -482,6 +482,30 @@ TEST(PlanHealth, a_leg_whose_controller_is_away_is_not_added) {
   EXPECT_NE(plan.status.reason.find("10.0.0.2:4420"), std::string::npos) << plan.status.reason;
 }
 
+TEST(PlanHealth, a_mirror_that_waits_or_stopped_says_why_since_when_and_what_to_do) {
+  AttachmentWish wish = attachment_of_two();
+  wish.in_sync = {1};
+  RaidView raid = online_raid({"leg1n1", ""});
+  raid.is_waiting = true;
+  raid.waiting_since_unix_ms = 1'700'000'000'000;
+  raid.waiting_limit_s = 300;
+  HealthPlan plan = plan_health(wish, ComputeView{}, raid);
+  EXPECT_EQ(plan.step, HealthStep::none) << "the last one in sync stays that";
+  EXPECT_EQ(plan.status.state, "down");
+  for (const char* part : {"since 2023-11-14 22:13:20 UTC", "waits, at most 300 s", "bring a storage node back"})
+    EXPECT_NE(plan.status.reason.find(part), std::string::npos) << plan.status.reason;
+  raid.has_given_up = true;
+  plan = plan_health(wish, ComputeView{}, raid);
+  EXPECT_NE(plan.status.reason.find("waited 300 s and fails now"), std::string::npos) << plan.status.reason;
+  raid.is_waiting = false;
+  raid.is_stopped = true;
+  raid.stop_reason = "every leg may have lost writes";
+  plan = plan_health(wish, ComputeView{}, raid);
+  EXPECT_EQ(plan.status.state, "down");
+  for (const char* part : {"every leg may have lost writes", "diskengine_raid_resume"})
+    EXPECT_NE(plan.status.reason.find(part), std::string::npos) << plan.status.reason;
+}
+
 TEST(PlanHealth, an_empty_set_is_never_recorded) {
   const AttachmentWish wish = attachment_of_two();
   EXPECT_EQ(plan_health(wish, ComputeView{}, online_raid({"", ""})).step, HealthStep::none);

@@ -157,6 +157,10 @@ void AdminQueue::on_event(HostCommand& command) {
   event_handler_(cdw0);
 }
 
+void AdminQueue::cut() noexcept {
+  if (queue_ && (state_ == State::opening || state_ == State::open)) queue_->disconnect();
+}
+
 Task<void> AdminQueue::close() {
   closing_ = true;
   keep_alive_timer_.cancel();

@@ -47,6 +47,8 @@ class AdminQueue final : private fabric::HostQueueEvents {
   bool usable() const noexcept { return state_ == State::open; }
   // Closes the connection at once and returns when nothing is outstanding any more.
   Task<void> close();
+  // Ends the connection, and with it whatever waits for an answer; close() is still to follow.
+  void cut() noexcept;
   fabric::HostQueueStats stats() const noexcept { return queue_ ? queue_->stats() : fabric::HostQueueStats{}; }
 
  private:

@@ -74,6 +74,8 @@ class Association {
   Task<void> shut_down();
   // Closes at once.
   Task<void> close();
+  // Ends at once what any of the other calls waits for; close() is still to follow.
+  void cut() noexcept { admin_.cut(); }
 
   const spec::IdentifyController& identity() const noexcept { return *identity_; }
   uint32_t version() const noexcept { return version_; }

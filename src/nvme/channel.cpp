@@ -129,6 +129,19 @@ void NvmeChannel::set_failing(bool failing) {
   fail_held();
 }
 
+void NvmeChannel::fail_overdue(uint64_t limit_ns) {
+  const uint64_t now_ns = reactor().now_ns();
+  bool overdue = mode_ == Mode::holding && (!pending_.empty() || !resend_.empty());
+  for (uint32_t i = 0; i < depth_ && !overdue; ++i)
+    overdue = commands_[i].sent_ns != 0 && now_ns - commands_[i].sent_ns >= limit_ns;
+  if (!overdue) return;
+  LOG_WARN("nvme", "{}: the process ends, and its controller does not answer: the connection is closed",
+           device().name());
+  mode_ = Mode::failing;
+  if (queue_ != nullptr) queue_->close();
+  fail_held();
+}
+
 // The last completion may destroy this channel, so what is to fail is taken off first.
 void NvmeChannel::fail_held() noexcept {
   List<HostCommand> unsent;

@@ -60,6 +60,7 @@ class NvmeChannel final : public Channel, private LinkedChannel, private IoQueue
   void connect(const QueueParams& params) override;
   void disconnect(std::function<void()> closed) override;
   void set_failing(bool failing) override;
+  void fail_overdue(uint64_t limit_ns) override;
   fabric::HostQueueStats queue_stats() const override;
   // IoQueue::Owner
   void on_queue_ready() noexcept override;

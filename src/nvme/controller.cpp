@@ -90,7 +90,7 @@ Task<void> Controller::supervise() {
   }
   state_ = State::stopping;
   fast_fail_timer_.cancel();
-  Task<void> down = take_down(true);
+  Task<void> down = take_down(!ending_);
   co_await down;
   OneShot<bool> left(main_);
   gate_.close([&left] { left.set(true); });
@@ -114,6 +114,13 @@ Task<bool> Controller::recover() {
     Task<void> down = take_down(false);
     co_await down;
     if (stop_wanted_) co_return false;
+    if (ending_) {
+      fail_links(true);
+      state_ = State::failed;
+      for (OneShot<bool>* waiter : std::exchange(reset_waiters_, {})) waiter->set(false);
+      co_await wait(0);
+      continue;
+    }
     state_ = State::resetting;
     Result<void> up = gone_ ? Result<void>(Error(Errc::not_found, reason_)) : Result<void>();
     if (!gone_) up = co_await bring_up();
@@ -284,6 +291,20 @@ Task<void> Controller::stop() {
   stop_waiters_.push_back(&done);
   wake(Wake::stop);
   co_await done;
+}
+
+void Controller::end_waits() {
+  ending_ = true;
+  if (state_ == State::enabled) {
+    for (const auto& link : links_)
+      link->reactor.post([link] {
+        if (link->channel != nullptr) link->channel->fail_overdue(kEndLimitNs);
+      });
+    return;
+  }
+  fail_links(true);
+  if (association_) association_->cut();
+  wake(Wake::timer);
 }
 
 Task<Result<spec::SmartLog>> Controller::read_health() {

@@ -57,6 +57,9 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   // Shuts the controller down, closes everything, fails what is held. Returns when nothing of it is left on any reactor
   // but open channels without a connection.
   Task<void> stop();
+  // The process ends: without a connection there is nothing to wait for, and what a connected controller does not
+  // answer within kEndLimitNs fails. Say it again for what is sent later.
+  void end_waits();
   // The SMART log, while it is enabled.
   Task<Result<spec::SmartLog>> read_health();
   // The entries of the error log that are in use, newest first.
@@ -97,6 +100,7 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   void wake(Wake why);
   void lose(const Error& reason);
   void on_event(uint32_t cdw0);
+  static constexpr uint64_t kEndLimitNs = 1'000'000'000;
   static constexpr uint64_t kEventPauseNs = 200'000'000;
   Task<void> report_health();
   Task<void> report_error();
@@ -124,8 +128,9 @@ class Controller final : public std::enable_shared_from_this<Controller> {
 
   bool supervised_ = false;
   bool stop_wanted_ = false;
-  bool lost_ = false;  // since the last bring_up()
-  bool gone_ = false;  // for good
+  bool ending_ = false;  // the process is: no more reconnecting
+  bool lost_ = false;    // since the last bring_up()
+  bool gone_ = false;    // for good
   bool failing_ = false;
   bool reset_wanted_ = false;
   bool rescan_again_ = false;

@@ -24,6 +24,8 @@ class LinkedChannel {
   virtual void disconnect(std::function<void()> closed) = 0;
   // There is no connection to wait for: fail what is held and what comes (true), or hold it again (false).
   virtual void set_failing(bool failing) = 0;
+  // The process ends: unless the controller answers within `limit_ns`, close the queue and fail everything.
+  virtual void fail_overdue(uint64_t limit_ns) = 0;
   virtual fabric::HostQueueStats queue_stats() const = 0;
 
  protected:

@@ -415,6 +415,10 @@ std::vector<std::string> HostManager::config_calls() const {
   return calls;
 }
 
+void HostManager::end_waits() {
+  for (const auto& [name, entry] : entries_) entry->controller->end_waits();
+}
+
 Task<void> HostManager::stop() {
   stopping_ = true;
   while (!discoveries_.empty()) {

@@ -81,6 +81,8 @@ class HostManager final : private ControllerEvents {
 
   // The calls that make all of this again.
   std::vector<std::string> config_calls() const;
+  // The process ends and is to end soon: see Controller::end_waits.
+  void end_waits();
   // Stops everything; nothing can be attached any more.
   Task<void> stop();
 

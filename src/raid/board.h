@@ -63,6 +63,9 @@ struct LegFailure {
   IoStatus status;
   uint64_t lba = 0;  // of the volume; of reads and compares
   uint64_t blocks = 0;
+  // Requests wait because no leg can be reached: they go on with the next view, which the volume publishes when it
+  // has looked. Says nothing of one leg.
+  bool kept = false;
 };
 
 class Board : public std::enable_shared_from_this<Board> {

@@ -22,6 +22,12 @@ std::string_view name_of(EventType type) noexcept {
       return "stopped";
     case EventType::resumed:
       return "resumed";
+    case EventType::waiting:
+      return "waiting";
+    case EventType::gave_up:
+      return "gave_up";
+    case EventType::reached:
+      return "reached";
     case EventType::repair_failed:
       return "repair_failed";
     case EventType::legs_differ:

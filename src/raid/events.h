@@ -24,6 +24,9 @@ enum class EventType : uint8_t {
   cache_lost,        // the leg may lack writes that were acknowledged and not flushed
   stopped,           // so may every leg: the volume waits until it is told to go on
   resumed,           // it was told
+  waiting,           // no leg to read from can be reached: I/O waits
+  gave_up,           // that lasted too long: I/O fails
+  reached,           // a leg can be reached again: I/O goes on
   repair_failed,     // the leg cannot read what was rewritten on it
   legs_differ,       // a scrub found blocks in which legs in sync differ
   scrub_ended,       // a scrub is done, or was stopped

@@ -213,6 +213,9 @@ Result<void> RaidManager::set_options(RaidOptions options) {
   if (options.process_window_size_kb == 0 || options.process_window_size_kb > kWindowKbMax)
     return Error(Errc::invalid_argument, fmt::format("process_window_size_kb is {}, not 1 to {}",
                                                      options.process_window_size_kb, kWindowKbMax));
+  if (options.no_leg_timeout_sec > kNoLegTimeoutSecMax)
+    return Error(Errc::invalid_argument,
+                 fmt::format("no_leg_timeout_sec is {}, not 0 to {}", options.no_leg_timeout_sec, kNoLegTimeoutSecMax));
   options_ = options;
   return {};
 }
@@ -220,14 +223,19 @@ Result<void> RaidManager::set_options(RaidOptions options) {
 std::vector<std::string> RaidManager::config_calls() const {
   std::vector<std::string> calls;
   calls.push_back(fmt::format(
-      R"({{"method":"bdev_raid_set_options","params":{{"process_window_size_kb":{},"process_max_bandwidth_mb_sec":{}}}}})",
-      options_.process_window_size_kb, options_.process_max_bandwidth_mb_sec));
+      R"({{"method":"bdev_raid_set_options","params":{{"process_window_size_kb":{},"process_max_bandwidth_mb_sec":{},)"
+      R"("no_leg_timeout_sec":{}}}}})",
+      options_.process_window_size_kb, options_.process_max_bandwidth_mb_sec, options_.no_leg_timeout_sec));
   for (const auto& volume : volumes_) {
     if (volume->state() != VolumeState::configuring) continue;
     std::string call = volume->config_json();
     if (!call.empty()) calls.push_back(std::move(call));
   }
   return calls;
+}
+
+void RaidManager::end_waits() {
+  for (const auto& volume : volumes_) volume->end_waits();
 }
 
 Task<void> RaidManager::stop() {

@@ -20,6 +20,7 @@ namespace diskengine::raid {
 class RaidManager final : private DeviceRegistry::Observer {
  public:
   static constexpr uint32_t kWindowKbMax = 64 * 1024;
+  static constexpr uint32_t kNoLegTimeoutSecMax = 24 * 60 * 60;
 
   struct CreateOptions {
     std::string name;  // 1 to 63 bytes
@@ -64,6 +65,9 @@ class RaidManager final : private DeviceRegistry::Observer {
   // The RPC calls that restore options and volumes which are not online; online ones say so by Device::config_json.
   std::vector<std::string> config_calls() const;
 
+  // The process ends and is to end soon: what waits in volumes for legs, or for somebody's word, fails. Say it again
+  // for volumes that came since.
+  void end_waits();
   // Deletes every volume (superblocks stay) and examines no more devices.
   Task<void> stop();
 

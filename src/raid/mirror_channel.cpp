@@ -66,7 +66,7 @@ void MirrorChannel::start(Request& request) noexcept {
     conclude(request, IoStatus::error(IoCode::fenced));
     return;
   }
-  if (waiting_count_ == 0 && !view_->stopped && begin(request)) [[likely]]
+  if (waiting_count_ == 0 && !paused() && begin(request)) [[likely]]
     return;
   if (waiting_count_ == kWaitingMax) {
     conclude(request, IoStatus::error(IoCode::io_error, EAGAIN));
@@ -95,6 +95,10 @@ bool MirrorChannel::begin(Request& request) noexcept {
                           : !take_order(request, io) ? trace::Note::ordered
                                                      : trace::Note{};
   const bool hold = why != trace::Note{};
+  if (why == trace::Note::marked && view_->gave_up) [[unlikely]] {
+    conclude(request, IoStatus::error(IoCode::disconnected));  // what it asked for may not come for long
+    return true;
+  }
   trace::note(request.visit, why);
   track(request);
   if (hold) {
@@ -165,7 +169,11 @@ void MirrorChannel::send_read(Request& request) noexcept {
   if (candidates == 0) {
     const bool unsupported = request.op == Op::compare && view_->in_sync != 0;
     if (io.failed == 0) io.error = IoStatus::error(unsupported ? IoCode::not_supported : IoCode::disconnected);
-    conclude(request, io.error);
+    if (!unsupported && may_keep(request)) {
+      keep(request);
+    } else {
+      conclude(request, io.error);
+    }
     return;
   }
   const unsigned tag = std::has_single_bit(candidates) ? static_cast<unsigned>(std::countr_zero(candidates))
@@ -191,6 +199,7 @@ void MirrorChannel::read_answered(Child& child) noexcept {
   const LegMask failed_before = io.failed;
   if (io.failed == 0) io.error = status;
   io.failed |= mask_of(tag);
+  if (status.code == IoCode::disconnected) io.cut_off |= mask_of(tag);
   if (readable(request, io) == 0 && retry(child)) {  // no other leg can serve it
     io.failed = failed_before;
     ++ports_[tag].outstanding;
@@ -211,7 +220,7 @@ void MirrorChannel::read_answered(Child& child) noexcept {
 void MirrorChannel::read_again(Child& child) noexcept {
   Request& request = *child.parent;
   give_back(child);
-  if (!view_->stopped) {
+  if (!paused()) {
     send_read(request);
     return;
   }
@@ -297,6 +306,7 @@ void MirrorChannel::send_to_all(Request& request) noexcept {
       return;
     }
     io.failed |= mask_of(tag);
+    io.cut_off |= mask_of(tag);
     io.error = IoStatus::error(IoCode::disconnected);
     --io.pending;
   });
@@ -335,10 +345,15 @@ void MirrorChannel::settle(Request& request) noexcept {
     return;
   }
   if (std::has_single_bit(view.in_sync) && (view.in_sync & io.failed) != 0) {
-    // The last leg does not leave: its error goes up. The volume is told, for a rebuild that copies from this leg.
+    // The last leg does not leave: it is waited for, or its error goes up. The volume is told, for a rebuild that
+    // copies from this leg.
     const auto tag = static_cast<unsigned>(std::countr_zero(view.in_sync));
     board_->report({.tag = tag, .leg = ports_[tag].leg.get(), .op = request.op, .status = io.error});
-    conclude(request, io.error);
+    if (may_keep(request)) {
+      keep(request);
+    } else {
+      conclude(request, io.error);
+    }
     return;
   }
   if constexpr (mutated(Mutation::ack_before_exclude)) {
@@ -347,6 +362,11 @@ void MirrorChannel::settle(Request& request) noexcept {
       conclude(request, IoStatus::success());
       return;
     }
+  }
+  if (view_->gave_up) [[unlikely]] {
+    for_each_tag(io.failed, [&](unsigned tag) { report(tag, request.op, io.error); });
+    conclude(request, IoStatus::error(IoCode::disconnected));
+    return;
   }
   park(request);
 }
@@ -382,8 +402,8 @@ void MirrorChannel::untrack(Request& request) noexcept {
 void MirrorChannel::resume() noexcept {
   resuming_ = true;
   close_idle_ports();
-  if (!held_.empty() && !view_->stopped) resume_held();
-  if (!waiting_.empty() && !view_->stopped) resume_waiting();
+  if (!held_.empty() && !paused()) resume_held();
+  if (!waiting_.empty() && !paused()) resume_waiting();
   resuming_ = false;
   // The last of these may destroy this channel.
   List<Request> due;
@@ -418,7 +438,7 @@ void MirrorChannel::resume_held() noexcept {
 }
 
 void MirrorChannel::resume_waiting() noexcept {
-  while (!waiting_.empty()) {
+  while (!waiting_.empty() && !paused()) {
     Request& request = waiting_.pop_front();
     if (!begin(request)) {
       waiting_.push_front(request);
@@ -433,7 +453,8 @@ void MirrorChannel::resume_waiting() noexcept {
 
 void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
   const std::shared_ptr<const View> before = std::exchange(view_, view);
-  if (before->in_sync != view->in_sync || before->rebuilding != view->rebuilding) reported_ = 0;
+  if (before->in_sync != view->in_sync || before->rebuilding != view->rebuilding || before->gave_up != view->gave_up)
+    reported_ = 0;
   for (unsigned tag = 0; tag < kTagsMax; ++tag) {
     Port& port = ports_[tag];
     if (port.leg == nullptr || port.leg == view->legs[tag]) continue;
@@ -445,22 +466,10 @@ void MirrorChannel::adopt(const std::shared_ptr<const View>& view) noexcept {
   for (const std::shared_ptr<Leg>& leg : view->legs)
     if (leg != nullptr && ports_[leg->tag()].leg == nullptr) open_port(leg);
   adopt_locks(*before);
-  if (view->fenced && !before->fenced) fail_all_fenced();
+  awaiting_view_ = false;
+  if (view->fenced && !before->fenced) fail_all(IoStatus::error(IoCode::fenced));
+  if (view->gave_up && !before->gave_up) fail_all(IoStatus::error(IoCode::disconnected));
   if (!held_.empty() || !waiting_.empty()) schedule_resume();
-}
-
-// Ends what has not been sent, and what waits to be acknowledged. What is under way ends when its legs answer.
-void MirrorChannel::fail_all_fenced() noexcept {
-  const bool nested = std::exchange(resuming_, true);
-  List<Request> over;
-  over.splice_back(parked_);
-  over.splice_back(held_);
-  over.splice_back(waiting_);
-  held_for_writes_ = 0;
-  waiting_count_ = 0;
-  while (!over.empty()) conclude(over.pop_front(), IoStatus::error(IoCode::fenced));
-  resuming_ = nested;
-  schedule_resume();
 }
 
 void MirrorChannel::release(const std::shared_ptr<const View>& view) noexcept {

@@ -16,6 +16,7 @@
 //               the released view lacks the write, it is
 //   parked      until that leg's exclusion is decided (raid/volume.h: exclude) and every channel has adopted the view
 //               without it
+//   kept        no leg can be reached (mirror_channel_wait.cpp): it goes back to waiting or held, to be sent again
 //
 // A read goes to one leg and, if that fails, to the next, until one serves it.
 //
@@ -55,6 +56,8 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   static constexpr unsigned kRetriesMax = 3;
   static constexpr uint64_t kRetryTimeNs = 500'000'000;
   static constexpr uint64_t kRetryFirstWaitNs = 5'000'000;
+  // A write whose regions the log could not mark is tried again when a leg can be reached, so often; then it fails.
+  static constexpr uint8_t kRefusalsMax = 3;
 
   MirrorChannel(std::shared_ptr<Device> device, Reactor& reactor, std::shared_ptr<Board> board,
                 std::shared_ptr<DmaBuffer> zeroes);
@@ -65,14 +68,16 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
  private:
   // What a parent request carries while it is here.
   struct Io {
-    LegMask sent = 0;    // legs that got it
-    LegMask ok = 0;      // legs that have it
-    LegMask failed = 0;  // legs that answered with an error
+    LegMask sent = 0;     // legs that got it
+    LegMask ok = 0;       // legs that have it
+    LegMask failed = 0;   // legs that answered with an error
+    LegMask cut_off = 0;  // of these, not reached at all
     uint8_t pending = 0;
     bool tracked = false;
     bool held_for_write = false;  // held by an earlier write, not by a range lock
     bool parked = false;          // is, or was, parked
     bool asked = false;           // held until its regions are marked
+    uint8_t refusals = 0;         // of the log, to mark them
     uint32_t ordered = 0;         // slots of the order that it has taken
     Payload* payload = nullptr;   // what the legs get, instead of the guest's own memory
     IoStatus error;               // the first one
@@ -133,6 +138,13 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   void open_port(const std::shared_ptr<Leg>& leg) noexcept;
   void close_idle_ports() noexcept;
 
+  // mirror_channel_wait.cpp
+  bool paused() const noexcept { return view_->stopped || view_->waiting || awaiting_view_; }
+  bool may_keep(const Request& request) noexcept;
+  void keep(Request& request) noexcept;
+  void report_kept() noexcept;
+  void fail_all(IoStatus status) noexcept;
+
   // Reads and compares.
   void send_read(Request& request) noexcept;
   LegMask readable(const Request& request, const Io& io) const noexcept;
@@ -155,7 +167,6 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   LegMask targets_of(const Request& request) const noexcept;
   void settle(Request& request) noexcept;
   void park(Request& request) noexcept;
-  void fail_all_fenced() noexcept;
   void track(Request& request) noexcept;
   void untrack(Request& request) noexcept;
   static bool overlapped_by(List<Request>& list, const Request& request) noexcept;
@@ -201,6 +212,7 @@ class MirrorChannel final : public Channel, private BoardMember, private MarkTak
   List<Request> concluded_;                         // finished by the resumer
   std::array<RangeLock, kRangeLocksMax> draining_;  // locks that await writes of this channel
   unsigned draining_count_ = 0;
+  bool awaiting_view_ = false;  // something was kept: nothing is begun before the volume has looked
   bool resuming_ = false;
   bool settling_ = false;
   Resumer resumer_;

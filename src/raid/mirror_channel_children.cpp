@@ -104,6 +104,7 @@ void MirrorChannel::child_done(Child& child) noexcept {
   } else {
     if (io.failed == 0) io.error = child.status;
     io.failed |= mask_of(child.tag);
+    if (child.status.code == IoCode::disconnected) io.cut_off |= mask_of(child.tag);
     port.leg->write_errors.fetch_add(1, std::memory_order_relaxed);
   }
   give_back(child);

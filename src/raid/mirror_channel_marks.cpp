@@ -36,16 +36,23 @@ void MirrorChannel::marks_answered(std::span<const RegionRange> ranges, bool gra
   schedule_resume();
 }
 
-// No leg can be written to in the way that later tells which is right: the writes that asked for it fail.
+// No leg can be written to in the way that later tells which is right: the writes that asked for it fail, unless that
+// may be because no leg can be reached.
 void MirrorChannel::fail_unmarked() noexcept {
   const bool nested = std::exchange(resuming_, true);
+  bool kept = false;
   held_.for_each([&](Request& request) {
     Io& io = request.context<Io>();
     if (!io.asked) return;
+    if (view_->may_wait && ++io.refusals <= kRefusalsMax) {
+      kept = true;
+      return;
+    }
     if (io.held_for_write) --held_for_writes_;
     conclude(request, IoStatus::error(IoCode::io_error));
   });
   resuming_ = nested;
+  if (kept) report_kept();
 }
 
 // Gives up what was not written to since the last sweep, and says what it keeps.

@@ -95,6 +95,10 @@ struct View {
   LegMask unread = 0;    // of in_sync: written to as the others, but not read from
   bool stopped = false;  // nothing is begun, and no read or flush is answered, until it goes on
   bool fenced = false;   // the writer is stopped for good: nothing is acknowledged or taken any more
+  // No leg to read from can be reached (raid/volume_reach.cpp).
+  bool waiting = false;   // nothing is begun until one can
+  bool may_wait = false;  // what finds that out waits and has it reported, instead of failing
+  bool gave_up = false;   // it has lasted too long: what waits fails, and so does what comes
   std::array<RangeLock, kRangeLocksMax> locks;
   bool logs = false;          // regions are marked before they are written to (raid/marks.h)
   unsigned region_shift = 0;  // of a block's number, to that of its region

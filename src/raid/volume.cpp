@@ -49,6 +49,7 @@ Volume::Volume(Shared shared, std::string name, Uuid uuid, bool superblock, unsi
       name_(std::move(name)),
       uuid_(uuid),
       superblock_(superblock),
+      wait_timer_([this] { stop_waiting(); }),
       board_(std::make_shared<Board>(main())),
       superblock_mutex_(main()),
       repairs_(std::make_unique<Repairs>(*this)),
@@ -230,6 +231,10 @@ void Volume::on_leg_removed(Slot& slot) {
 }
 
 void Volume::on_leg_failed(const LegFailure& failure) {
+  if (failure.kept) {
+    look_for_leg();
+    return;
+  }
   Slot* slot = nullptr;
   for (const auto& candidate : slots_)
     if (candidate->leg.get() == failure.leg && candidate->present() && candidate->leg->tag() == failure.tag)
@@ -243,7 +248,8 @@ void Volume::on_leg_failed(const LegFailure& failure) {
     return;
   }
   if (slot->role == SlotRole::in_sync && count_in_sync() == 1) {
-    LOG_ERROR("raid", "{}: last leg '{}': {}: the error goes up", name_, slot->name, what);
+    if (!looking_) LOG_ERROR("raid", "{}: last leg '{}': {}", name_, slot->name, what);
+    if (failure.status.code == IoCode::disconnected) look_for_leg();
     if (!reading && failure.op != Op::flush && rebuild_ != nullptr) rebuild_->restart();
     return;
   }
@@ -291,6 +297,11 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
 
 // Whether it is recorded where it has to be: in the superblocks, and by whoever confirms exclusions.
 Task<bool> Volume::record_exclusion(Slot& slot) {
+  if (ending_) {
+    stop_writer(fmt::format("the process ends, and '{}' failed", slot.name));
+    publish_soon();
+    co_return false;
+  }
   const bool confirm = confirms_ && slot.role == SlotRole::in_sync;
   if (confirm && !slot.confirmed) announce(EventType::exclusion_wanted, &slot, slot.reason);
   while (superblock_) {
@@ -299,6 +310,7 @@ Task<bool> Volume::record_exclusion(Slot& slot) {
     if (written) break;
     LOG_ERROR("raid", "{}: writes wait: the exclusion of '{}' cannot be recorded: {}", name_, slot.name,
               written.error().message());
+    if (count_in_sync() == 1) look_for_leg();
     co_await sleep_for(main(), kSuperblockRetryNs);
   }
   slot.unrecorded = false;
@@ -427,8 +439,8 @@ Task<Result<void>> Volume::shut_down(bool clear_superblock) {
   if (deleting_) co_return Error(Errc::busy, fmt::format("{} is being deleted already", name_));
   deleting_ = true;
   wake_confirmations();
-  if (stopped_) {
-    stop_writer("the volume is being deleted, and was stopped");  // what waits fails
+  if (stopped_ || waiting_) {  // what waits fails
+    stop_writer(fmt::format("the volume is being deleted, and {}", stopped_ ? "was stopped" : "no leg can be reached"));
     publish_soon();
   }
   const bool was_online = state_ == VolumeState::online;

@@ -34,6 +34,7 @@ struct RaidOptions {
   uint32_t process_window_size_kb = 1024;     // how much a rebuild locks and copies at a time
   uint32_t process_max_bandwidth_mb_sec = 0;  // of a rebuild, MiB a second; 0: no limit
   uint32_t log_region_kb = 0;                 // of the dirty-region log of volumes to come; 0: by their size
+  uint32_t no_leg_timeout_sec = 300;          // how long I/O waits while no leg can be reached; 0: it fails at once
 };
 
 enum class VolumeState : uint8_t { online, configuring, offline };
@@ -54,6 +55,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   static constexpr uint64_t kLegDrainWaitNs = 5'000'000'000;
   static constexpr uint64_t kTakeBackWaitNs = 60'000'000'000;
   static constexpr uint64_t kTakeBackPollNs = 5'000'000;
+  static constexpr uint64_t kReachProbeNs = 100'000'000;
+  // A leg that is lost again sooner than that after it was found was not there: the wait goes on as before.
+  static constexpr uint64_t kReachSettleNs = 5'000'000'000;
   static constexpr const char* kLostCache = "its target was started anew: writes that were not flushed may be lost";
 
   struct Shared {  // what a volume needs of its manager, which outlives it
@@ -158,6 +162,9 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<Result<void>> resume();
   bool stopped() const noexcept { return stopped_; }
 
+  // The process ends: what waits for a leg, or for an exclusion to count, fails, now and from here on.
+  void end_waits();
+
   // Compares all legs in sync (raid/scrub.h). Errc::already_exists: a scrub is under way; busy: it is not online.
   Result<void> start_scrub(uint64_t max_bandwidth_mb_sec);
   // Returns when it has ended; its findings stay until the next one. Errc::not_found: none is under way.
@@ -236,6 +243,13 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<void> leg_lost_cache(Slot& slot, std::shared_ptr<void> hold);
   Task<void> take_back(Slot& slot, std::shared_ptr<Device> device);
   Task<void> stop(Slot& slot);
+  // volume_reach.cpp
+  void look_for_leg();
+  Task<void> wait_for_leg();
+  Task<bool> reach_leg();
+  void begin_to_wait();
+  void stop_waiting();
+  std::string waiting_json() const;
   unsigned count_in_sync() const noexcept;
   unsigned free_tag() const noexcept;
   unsigned count_present() const noexcept;
@@ -275,6 +289,13 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   std::string fence_reason_;
   bool stopped_ = false;  // until it is told to go on
   std::string stop_reason_;
+  bool ending_ = false;            // the process does: nothing waits for others any more
+  bool looking_ = false;           // wait_for_leg runs
+  bool waiting_ = false;           // no leg to read from can be reached
+  bool gave_up_ = false;           // and that lasted too long
+  uint64_t waiting_since_ns_ = 0;  // 0: never
+  uint64_t found_leg_ns_ = 0;      // when that was last over
+  Timer wait_timer_;
   unsigned operational_ = 0;    // legs that are, or are expected to be, working
   uint32_t block_size_ = 0;     // bytes; 0 until the first leg
   uint64_t size_blocks_ = 0;    // 0 until online

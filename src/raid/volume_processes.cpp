@@ -10,7 +10,7 @@
 namespace diskengine::raid {
 
 bool Volume::processes_run() const noexcept {
-  return rebuild_ != nullptr || !repairs_->idle() || (scrub_ != nullptr && scrub_->runs());
+  return looking_ || rebuild_ != nullptr || !repairs_->idle() || (scrub_ != nullptr && scrub_->runs());
 }
 
 void Volume::repair(Slot& slot, uint64_t lba, uint64_t blocks) { repairs_->add(slot, lba, blocks); }

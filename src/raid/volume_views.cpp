@@ -27,6 +27,9 @@ std::shared_ptr<const View> Volume::snapshot(uint64_t generation) const {
   }
   view->fenced = fenced_;
   view->stopped = stopped_;
+  view->waiting = waiting_ && !gave_up_;
+  view->gave_up = gave_up_;
+  view->may_wait = options().no_leg_timeout_sec != 0 && !gave_up_ && !fenced_ && !deleting_;
   view->copied_until = copied_until_;
   view->locks = locks_;
   view->logs = log_.persistent();
@@ -223,6 +226,7 @@ std::string Volume::info_json() {
   if (rebuild_ != nullptr && rebuild_->target().role == SlotRole::rebuilding && !rebuild_->target().excluding)
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
   if (stopped_) out += ",\"stopped\":true,\"reason\":" + quoted(stop_reason_);
+  if (waiting_) out += "," + waiting_json();
   if (scrub_ != nullptr) out += ",\"scrub\":" + scrub_json();
   out += ",\"repairs\":" + repairs_->json();
   out += "," + epoch_json() + ",\"base_bdevs_list\":[";

@@ -23,6 +23,8 @@ Task<Reply> set_options(raid::RaidManager& manager, json::object params) {
       static_cast<uint32_t>(uint_param_or(params, "process_window_size_kb", options.process_window_size_kb));
   options.process_max_bandwidth_mb_sec = static_cast<uint32_t>(
       uint_param_or(params, "process_max_bandwidth_mb_sec", options.process_max_bandwidth_mb_sec));
+  options.no_leg_timeout_sec =
+      static_cast<uint32_t>(uint_param_or(params, "no_leg_timeout_sec", options.no_leg_timeout_sec));
   const Result<void> set = manager.set_options(options);
   co_return answer(set, "cannot set the options of RAID volumes");
 }

@@ -1,6 +1,9 @@
 #include "control/baremetal/baremetal_health.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+
+#include <ctime>
 
 namespace diskengine::control {
 namespace {
@@ -12,9 +15,34 @@ bool holds_current_data(const LegWish& leg, const RaidView& raid) {
 
 void append(std::string* list, const std::string& item) { *list += (list->empty() ? "" : "; ") + item; }
 
+std::string time_of(int64_t unix_ms) {
+  return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", fmt::gmtime(static_cast<std::time_t>(unix_ms / 1000)));
+}
+
+// Nothing is done about either here: legs come back by themselves, and what may be lost is for a person to weigh.
+std::string why_io_waits(const RaidView& raid) {
+  if (raid.is_stopped)
+    return fmt::format(
+        "{} stopped: {}; the guest waits. If no storage node itself went down (only its process), nothing is lost: go "
+        "on by the call "
+        "diskengine_raid_resume (name {}) to the compute node's data plane; otherwise what was written "
+        "last may be missing then",
+        raid.name, raid.stop_reason, raid.name);
+  return fmt::format(
+      "no replica with the current data can be reached since {}: the guest's I/O {}; bring a storage node "
+      "back, or the network to it",
+      time_of(raid.waiting_since_unix_ms),
+      raid.has_given_up ? fmt::format("waited {} s and fails now", raid.waiting_limit_s)
+                        : fmt::format("waits, at most {} s", raid.waiting_limit_s));
+}
+
 // Ready, or what is amiss with which leg.
 void plan_status(const AttachmentWish& wish, const ComputeView& view, const RaidView& raid, HealthPlan* plan) {
   std::string trouble;
+  if (raid.is_stopped || raid.is_waiting) {
+    plan->status = make_status(state::kDown, why_io_waits(raid));
+    return;
+  }
   for (const LegWish& leg : wish.legs) {
     if (raid.process_target == leg.bdev_name && !leg.bdev_name.empty()) {
       plan->rebuild_percent = raid.process_percent;

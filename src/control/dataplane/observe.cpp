@@ -55,6 +55,14 @@ RaidView raid_of(const json::value& value) {
   view.is_fenced = boolean(value, "fenced");
   for_each(member(value, "exclusions_wanted"),
            [&](const json::value& wanted) { view.exclusions_wanted.push_back(text(wanted, "leg")); });
+  if (const json::value* waiting = member(value, "waiting")) {
+    view.is_waiting = true;
+    view.waiting_since_unix_ms = integer(*waiting, "since_unix_ms");
+    view.waiting_limit_s = integer(*waiting, "limit_sec");
+    view.has_given_up = boolean(*waiting, "gave_up");
+  }
+  view.is_stopped = boolean(value, "stopped");
+  if (view.is_stopped) view.stop_reason = text(value, "reason");
   if (const json::value* process = member(value, "process")) {
     view.process_type = text(*process, "type");
     view.process_target = text(*process, "target");

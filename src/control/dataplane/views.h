@@ -72,6 +72,14 @@ struct RaidView {
   int64_t epoch = 0;          // of its writer; 0: it was given none
   bool is_confirmed = false;  // writes that a failed leg lacks are held until its exclusion is confirmed
   bool is_fenced = false;     // it acknowledges nothing any more
+  // I/O waits: for legs that cannot be reached, with what there is about it; or for somebody to say that it may go on
+  // although every leg may have lost writes.
+  bool is_waiting = false;
+  int64_t waiting_since_unix_ms = 0;
+  int64_t waiting_limit_s = 0;
+  bool has_given_up = false;  // it waited too long: I/O fails
+  bool is_stopped = false;
+  std::string stop_reason;
   std::vector<std::string> exclusions_wanted;  // names of legs whose exclusion is to be put on record and confirmed
 
   const RaidLegView* leg(std::string_view bdev_name) const;
