@@ -114,8 +114,8 @@ class Looker {
       ahead_ms_[node] = json_read::integer(*clock, "now_ms") - session_.console.environment.unix_ms();
     }
     const int64_t fresh_ms = session_.console.environment.unix_ms() + ahead_ms_[node] - kFreshMs;
-    const Result<json::value> answer =
-        asker.ask(node, kMethod, {{"series", "seconds"}, {"since_ms", static_cast<uint64_t>(std::max<int64_t>(0, fresh_ms))}});
+    const Result<json::value> answer = asker.ask(
+        node, kMethod, {{"series", "seconds"}, {"since_ms", static_cast<uint64_t>(std::max<int64_t>(0, fresh_ms))}});
     if (!answer) return {node, trouble(answer.error())};
     add_node(node, *answer, targets, fresh_ms, top);
     return {node, {}};

@@ -71,8 +71,8 @@ class Page {
 };
 
 void draw_volumes(const Top& top, size_t most, Page* page) {
-  page->line(fmt::format("{:<20} {:<8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>7}", "VOLUME", "NODE", "IOPS", "MiB/s", "P50 ms",
-                         "P99 ms", "QUEUE", "OLDEST"));
+  page->line(fmt::format("{:<20} {:<8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>7}", "VOLUME", "NODE", "IOPS", "MiB/s",
+                         "P50 ms", "P99 ms", "QUEUE", "OLDEST"));
   if (top.volumes.empty()) page->line("  no volume did anything in the last second");
   for (size_t i = 0; i < top.volumes.size() && i < most; ++i) {
     const TopVolume& volume = top.volumes[i];
@@ -124,7 +124,8 @@ void add_node(const std::string& node, const json::value& answer, const std::vec
                         number(record, "asleep_percent")};
       return;
     }
-    const auto target = std::find_if(targets.begin(), targets.end(), [&](const TopTarget& one) { return one.raid == name; });
+    const auto target =
+        std::find_if(targets.begin(), targets.end(), [&](const TopTarget& one) { return one.raid == name; });
     if (target == targets.end()) return;
     TopVolume& volume = volumes[name];
     volume.name = target->volume;
@@ -153,9 +154,9 @@ std::string draw(const Top& top, size_t columns, size_t rows) {
   page.line("");
   // Half of what is left is the volumes', and what the reactors do not need is the stages'.
   const size_t reactor_lines = std::min(top.reactors.size() + 2, rows / 3);
-  draw_volumes(top, std::max<size_t>(1, page.left() > reactor_lines + 4 ? (page.left() - reactor_lines) / 3 : 1), &page);
-  if (page.left() > reactor_lines + 3)
-    draw_stages(top, std::min(kStagesShown, page.left() - reactor_lines - 2), &page);
+  draw_volumes(top, std::max<size_t>(1, page.left() > reactor_lines + 4 ? (page.left() - reactor_lines) / 3 : 1),
+               &page);
+  if (page.left() > reactor_lines + 3) draw_stages(top, std::min(kStagesShown, page.left() - reactor_lines - 2), &page);
   draw_reactors(top, &page);
   return page.take();
 }
