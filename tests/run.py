@@ -28,8 +28,8 @@ TIME_SCALE = {"release": 1, "asan": 3, "tsan": 6}
 DETAIL_LINES = 60
 # Whole systems judged by how long they take to notice and mend something: slowed down six times they would show the
 # sanitizer's speed. They run on the release build; DISKENGINE_SANITIZE_SYSTEMS=1 runs them with sanitizers as well.
-SYSTEMS = {"checklist", "cluster_faults", "disk_add", "doctor", "fault_matrix", "move", "protocol_model", "recover",
-           "restarts", "support", "top", "two_agents", "write_safety"}
+SYSTEMS = {"checklist", "cluster_faults", "disk_add", "doctor", "fault_matrix", "history", "move", "protocol_model",
+           "raid_reach", "recover", "restarts", "support", "top", "two_agents", "write_safety"}
 # Random histories run on one thread or two turned by hand: more of them show the thread sanitizer nothing new.
 FEWER_HISTORIES = {"DISKENGINE_CRASH_STATES": "20", "DISKENGINE_LVOL_HISTORIES": "1", "DISKENGINE_LVOL_DAMAGES": "10"}
 

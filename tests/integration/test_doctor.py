@@ -5,7 +5,8 @@ import time
 from diskengine_test import TestCase
 from diskengine_test.control import Fleet
 
-SPIKES = 6
+SPIKES = 10
+FOUND = 6  # at least: a busy machine hides some
 DISTANCE_S = 5
 OK, FAILED, USAGE, NOT_FOUND = 0, 1, 2, 3
 
@@ -37,7 +38,7 @@ class DoctorLatency(TestCase):
             self.disk_delay("s2", 0)
             time.sleep(max(0, begin + DISTANCE_S - time.monotonic()))
         found = self.fleet.query("doctor", "latency", "v", "--since", "2m", expect=(FAILED,))
-        self.assertGreaterEqual(len(found["spikes"]), SPIKES - 1, found)
+        self.assertGreaterEqual(len(found["spikes"]), FOUND, found)
         self.assertGreater(max(spike["worst_us"] for spike in found["spikes"]), 40_000)
         self.assertAlmostEqual(found["period_ms"], DISTANCE_S * 1000, delta=600)
         self.assertEqual((found["layers"][0]["layer"], found["layers"][0]["node"]), ("disk", "s2"))
