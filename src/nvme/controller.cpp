@@ -373,7 +373,8 @@ Task<void> Controller::report_error() {
   Task<Result<std::vector<spec::ErrorLogEntry>>> reading = read_errors();
   Result<std::vector<spec::ErrorLogEntry>> log = co_await reading;
   if (log) {
-    LOG_WARN("nvme", "{}: reports an error; bdev_nvme_get_controller_health_info shows its error log ({} entries)",
+    LOG_WARN("nvme",
+             "{}: reports an error: its error log has {} entries (diskengine_bdev_nvme_get_error_log shows them)",
              options_.name, log->size());
   } else {
     LOG_WARN("nvme", "{}: reports an error, but its error log could not be read: {}", options_.name,
