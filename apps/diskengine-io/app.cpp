@@ -256,9 +256,11 @@ Task<void> App::stop() {
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
     if (!layer->stop) continue;
     LOG_DEBUG("app", "stopping {}", layer->name);
+    stopping_what_ = layer->name;
     Task<void> stopping = layer->stop();
     co_await stopping;
   }
+  stopping_what_ = "devices";
   Task<void> removing = remove_devices();
   co_await removing;
   OneShot<bool> drained(main);
@@ -272,7 +274,12 @@ Task<void> App::stop() {
 
 // Time enough for everything that is well has passed.
 void App::end_waits() {
-  LOG_WARN("app", "stopping takes long: what waits for others fails now");
+  if (++patience_ended_ == 1) LOG_WARN("app", "stopping takes long: what waits for others fails now");
+  if (patience_ended_ > kPatienceTimesMax) {
+    LOG_ERROR("app", "{} did not stop in time: ending without it, as after a crash", stopping_what_);
+    log_stop();
+    _exit(1);
+  }
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer)
     if (layer->end_waits) layer->end_waits();
   if (patience_ != nullptr) patience_->arm(*reactors_.front(), kPatienceAgainNs);

@@ -46,6 +46,8 @@ class App {
   // does so by then fails too.
   static constexpr uint64_t kPatienceNs = 3'000'000'000;
   static constexpr uint64_t kPatienceAgainNs = 500'000'000;
+  // Then it ends as after a crash: nothing that was acknowledged needs an orderly end.
+  static constexpr unsigned kPatienceTimesMax = 30;
 
   Result<void> make_reactors();
   void begin();  // on the main reactor
@@ -85,7 +87,9 @@ class App {
   std::unique_ptr<history::Sampler> sampler_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<SignalSource> signals_;
-  Timer* patience_ = nullptr;  // while it stops
+  Timer* patience_ = nullptr;    // while it stops
+  unsigned patience_ended_ = 0;  // times
+  std::string stopping_what_;
   bool starting_ = true;
   bool stopping_ = false;
   int exit_code_ = 0;
