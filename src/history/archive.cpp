@@ -1,9 +1,11 @@
 #include "history/archive.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <cerrno>
 #include <utility>
 
 #include "base/log.h"
@@ -17,13 +19,27 @@ constexpr std::array<const char*, kSeries> kFiles = {"seconds", "minutes", "even
 // Records are in the order of their times but for clocks that were set back, and for events that tell when they ended.
 constexpr uint64_t kSlackMs = 120'000;
 
+// Makes the directory, for us alone. One that is there may lie where everybody can make one, and is only used if nobody
+// else can put anything into it.
+Result<void> make_private(const std::string& directory) {
+  if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return Error::from_errno(errno, "making the directory " + directory);
+  struct stat found = {};
+  if (lstat(directory.c_str(), &found) != 0) return Error::from_errno(errno, "looking at " + directory);
+  if (!S_ISDIR(found.st_mode))
+    return Error(Errc::invalid_argument, directory + " is no directory (a symbolic link is not followed)");
+  if (found.st_uid != geteuid() || (found.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    return Error(Errc::permission_denied, directory +
+                                              " belongs to somebody else, or others may write to it: name "
+                                              "another with --state-dir");
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Archive>> Archive::open(const std::string& directory,
                                                const std::array<uint64_t, kSeries>& capacity) {
-  std::error_code failed;
-  std::filesystem::create_directory(directory, failed);
-  if (failed) return Error::from_errno(failed.value(), "making the directory " + directory);
+  TRY(make_private(directory));
   std::vector<Ring> rings;
   for (size_t i = 0; i < kSeries; ++i) {
     const std::string path = directory + "/history-" + kFiles[i];

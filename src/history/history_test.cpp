@@ -129,6 +129,22 @@ TEST_F(HistoryFiles, WhatWasAddedBeforeTheEndIsWritten) {
   EXPECT_EQ(times(ring), std::vector<uint64_t>{5});
 }
 
+TEST_F(HistoryFiles, ADirectoryThatOthersCanReachIntoIsRefused) {
+  namespace fs = std::filesystem;
+  const std::string open_to_all = directory + "/open";
+  fs::create_directory(open_to_all);
+  fs::permissions(open_to_all, fs::perms::all);
+  const auto refused = Archive::open(open_to_all);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::permission_denied);
+  EXPECT_NE(refused.error().message().find("--state-dir"), std::string::npos);
+  EXPECT_TRUE(fs::is_empty(open_to_all));
+  fs::permissions(open_to_all, fs::perms::owner_all);
+  EXPECT_TRUE(Archive::open(open_to_all));
+  fs::create_directory_symlink(open_to_all, directory + "/link");
+  EXPECT_FALSE(Archive::open(directory + "/link"));
+}
+
 TEST_F(HistoryFiles, ADirectoryThatCannotBeMadeIsAnError) {
   std::ofstream(path) << "a file";
   EXPECT_FALSE(Archive::open(path + "/state"));
