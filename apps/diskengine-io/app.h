@@ -47,7 +47,7 @@ class App {
   static constexpr uint64_t kPatienceNs = 3'000'000'000;
   static constexpr uint64_t kPatienceAgainNs = 500'000'000;
   // Then it ends as after a crash: nothing that was acknowledged needs an orderly end.
-  static constexpr unsigned kPatienceTimesMax = 30;
+  static constexpr unsigned kPatienceTimesMax = 14;
 
   Result<void> make_reactors();
   void begin();  // on the main reactor

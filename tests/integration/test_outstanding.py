@@ -1,5 +1,6 @@
 """What a data plane says of requests under way: how old the oldest is, and whether the guest knows of its completions."""
 
+import signal
 import time
 
 from diskengine_test import TestCase
@@ -85,3 +86,13 @@ class Outstanding(TestCase):
         self.start(command, "load").judged = True
         self.wait_for_completions()
         self.assertEqual(self.queue()["unseen"], 0)
+
+    def test_a_data_plane_whose_disk_never_answers_ends_all_the_same(self):
+        self.start_disk()
+        self.load()
+        self.wait_for_completions()
+        self.io.rpc.bdev_error_inject_error(name="EE_ram", io_type="all", error_type="pending", num=4)
+        wait_until(lambda: self.io.rpc.diskengine_outstanding(older_than_us=200_000), 10, "requests to grow old")
+        self.io.signal(signal.SIGTERM)
+        self.assertEqual(self.io.wait(20), 1)
+        self.assertIn("vhost did not stop in time: ending without it, as after a crash", self.io.log())
