@@ -41,6 +41,44 @@ TEST_F(EpochTest, AHeldWriteIsAcknowledgedOnlyWhenItsLegsExclusionIsConfirmed) {
   EXPECT_NE(volume().info_json().find(R"("held_writes":{"now":0,"total":2)"), std::string::npos);
 }
 
+TEST_F(EpochTest, WhatIsWantedIsListedWhenItIsToldAndNeedNotWaitForTheSuperblocks) {
+  create(true);
+  ASSERT_TRUE(run(volume().set_epoch(7, true)));
+  Io first(Op::write, 0, 1, 1);  // marks the region
+  ASSERT_EQ(submit(first), IoCode::ok);
+  disk(0).fails = [](const Request& request) { return request.lba < TestDisk::kFirstMiB; };
+  disk(1).dead = true;
+  Io write(Op::write, 0, 1, 9);
+  raid->submit(write);
+  const auto listed = [&] {
+    return volume().info_json().find(R"("exclusions_wanted":[{"leg":"b")") != std::string::npos;
+  };
+  for (int i = 0; i < 1000 && events_after(0).events.empty(); ++i) {
+    EXPECT_FALSE(listed()) << "not before it is told";
+    turn();
+  }
+  const RaidEvents::Batch told = events_after(0);
+  ASSERT_EQ(told.events.size(), 1u);
+  EXPECT_TRUE(listed());
+  drain();
+  EXPECT_TRUE(listed()) << "its superblocks cannot be written";
+
+  EXPECT_FALSE(run(volume().set_epoch(8, true))) << "the epoch is not recorded, but counts";
+  const RaidEvents::Batch again = events_after(told.last_id);
+  ASSERT_EQ(again.events.size(), 1u);
+  EXPECT_EQ(again.events[0].type, EventType::exclusion_wanted);
+  EXPECT_EQ(again.events[0].epoch, 8u);
+  ASSERT_TRUE(run(volume().confirm_exclusion(8, "b")));
+  drain();
+  EXPECT_FALSE(listed()) << "nothing is to be confirmed any more";
+  EXPECT_FALSE(write.completed) << "confirmed, but by its superblocks the leg is still in sync";
+
+  disk(0).fails = nullptr;
+  for (int i = 0; i < 10000 && !write.completed; ++i) turn();
+  EXPECT_TRUE(write.completed && write.status.ok());
+  EXPECT_EQ(role(1), SlotRole::empty);
+}
+
 TEST_F(EpochTest, AConfirmationAheadExcludesALegThatIsWellButNeverTheLast) {
   create();
   ASSERT_TRUE(run(volume().set_epoch(1, true)));

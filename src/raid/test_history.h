@@ -310,7 +310,7 @@ class History {
     const auto volume = manager_.find("r");
     if (volume == nullptr || !(shape_.confirm || shape_.record)) return;
     for (const auto& slot : volume->slots()) {
-      if (slot->confirmation != nullptr) {
+      if (slot->wanted && !slot->confirmed) {
         record_.in_sync.erase(slot->name);
         spawn<Result<void>>(volume->confirm_exclusion(volume->epoch(), slot->name), [](Result<void>) {});
       } else if (slot->role == SlotRole::in_sync && !slot->excluding) {

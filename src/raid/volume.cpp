@@ -178,7 +178,7 @@ Result<void> Volume::attach(Slot& slot, const std::shared_ptr<Device>& device) {
                                    });
   slot.control = std::move(control).value();
   slot.role = SlotRole::attached;
-  slot.excluding = slot.confirmed = slot.unsynced = false;
+  slot.excluding = slot.confirmed = slot.wanted = slot.unsynced = false;
   slot.found_sequence = slot.found_epoch = 0;
   slot.found_configured = slot.found_damaged = slot.found_unsynced = false;
   slot.name = info.name;
@@ -283,7 +283,7 @@ Task<Result<void>> Volume::exclude(Slot& slot, spec::RaidBaseState recorded_as, 
   // channel has adopted the view without the leg. If it cannot, they are never acknowledged.
   bool recorded = true;
   if (was_member) recorded = co_await record_exclusion(slot);
-  slot.unrecorded = false;
+  slot.unrecorded = slot.wanted = false;
   if (!recorded) stop_writer(fmt::format("the exclusion of '{}' was not recorded", slot.name));
 
   if (slot.attachments != attachment || !slot.present()) co_return Result<void>{};  // the volume went away meanwhile
@@ -303,6 +303,8 @@ Task<bool> Volume::record_exclusion(Slot& slot) {
     co_return false;
   }
   const bool confirm = confirms_ && slot.role == SlotRole::in_sync;
+  // Whoever hears of it and looks finds it listed: confirmation and superblocks need not wait for each other.
+  slot.wanted = confirm;
   if (confirm && !slot.confirmed) announce(EventType::exclusion_wanted, &slot, slot.reason);
   while (superblock_) {
     if (deleting_ || fenced_) co_return false;

@@ -81,6 +81,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     bool excluding = false;                 // on its way out: counts as gone
     bool unrecorded = false;                // in the superblocks of the others it is still in sync
     bool confirmed = false;                 // whoever keeps the record has this leg out already
+    bool wanted = false;                    // its exclusion was asked for, and is not decided yet
     OneShot<bool>* confirmation = nullptr;  // its exclusion waits for this
     std::string name;                       // of the device; empty if unknown
     Uuid uuid;                              // of the device; nil if unknown

@@ -68,10 +68,10 @@ Task<Result<void>> Volume::set_epoch(uint64_t epoch, bool confirm_exclusions) {
   if (changed)
     LOG_INFO("raid", "{}: epoch {}, exclusions count {}", name_, epoch_, confirms_ ? "when confirmed" : "at once");
   for (const auto& slot : slots_) {
-    if (!changed || slot->confirmation == nullptr) continue;
-    if (confirms_) {
+    if (!changed || !slot->wanted) continue;
+    if (confirms_ && !slot->confirmed) {
       announce(EventType::exclusion_wanted, slot.get(), slot->reason);  // under the new epoch
-    } else if (!slot->confirmation->is_set()) {
+    } else if (!confirms_ && slot->confirmation != nullptr && !slot->confirmation->is_set()) {
       slot->confirmation->set(true);
     }
   }

@@ -200,7 +200,7 @@ uint64_t Volume::known_epoch() const noexcept {
 std::string Volume::epoch_json() const {
   std::string waiting;
   for (const auto& slot : slots_)
-    if (slot->confirmation != nullptr)
+    if (slot->wanted && confirms_ && !slot->confirmed)
       waiting += fmt::format(R"({}{{"leg":{},"uuid":"{}","slot":{},"reason":{}}})", waiting.empty() ? "" : ",",
                              quoted(slot->name), slot->uuid.to_string(), slot->index, quoted(slot->reason));
   const auto ms = [](const std::atomic<uint64_t>& ns) { return static_cast<double>(ns.load()) / 1e6; };

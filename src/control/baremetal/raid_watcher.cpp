@@ -1,7 +1,5 @@
 #include "control/baremetal/raid_watcher.h"
 
-#include <algorithm>
-
 #include "base/log.h"
 #include "control/baremetal/exclusions.h"
 
@@ -9,18 +7,6 @@ namespace diskengine::control {
 namespace {
 
 constexpr int kRpcTimeoutMs = 5'000;  // for one call, RaidWatcher::kWaitMs of waiting included
-
-// A mirror tells of an exclusion as soon as the leg fails, and lists it as wanted once its superblocks say so too. The
-// record need not wait for those.
-void add_early(const ExclusionWanted& wanted, std::vector<RaidView>* raids) {
-  for (RaidView& raid : *raids) {
-    if (raid.name != wanted.raid || raid.epoch != wanted.epoch) continue;
-    const RaidLegView* leg = raid.leg(wanted.leg);
-    std::vector<std::string>& listed = raid.exclusions_wanted;
-    const bool is_listed = std::find(listed.begin(), listed.end(), wanted.leg) != listed.end();
-    if (leg != nullptr && leg->state == "leaving" && !is_listed) listed.push_back(wanted.leg);
-  }
-}
 
 }  // namespace
 
@@ -53,8 +39,7 @@ Result<bool> RaidWatcher::round() {
   if (!is_new && events.exclusions.empty() && !is_pending_) return true;
 
   is_pending_ = true;  // until it was seen that nothing waits
-  TRY_ASSIGN(std::vector<RaidView> raids, data_plane_.raids());
-  for (const ExclusionWanted& wanted : events.exclusions) add_early(wanted, &raids);
+  TRY_ASSIGN(const std::vector<RaidView> raids, data_plane_.raids());
   TRY_ASSIGN(const ExclusionOutcome outcome, settle_exclusions(store_, data_plane_, raids));
   is_pending_ = outcome.pending > 0;
   if (outcome.trouble != told_ && is_pending_) LOG_WARN("control", "{}", outcome.trouble);
