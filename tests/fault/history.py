@@ -54,12 +54,21 @@ class History:
             if what < 0.12:
                 self.move()
             else:
-                chosen = self.random.sample(kinds, 2 if what < 0.5 else 1)
+                chosen = self.choose(kinds, 2 if what < 0.5 else 1)
                 self.done.update(kind.__name__ for kind in chosen)
                 self.at_once(chosen)
             self.pass_time(self.random.uniform(0.1, 1.5))
             self.check_guests()
         return self.judge()
+
+    def choose(self, kinds, number):
+        """So many different ones; a kind that is listed twice comes twice as often."""
+        chosen = []
+        while len(chosen) < number:
+            kind = self.random.choice(kinds)
+            if kind not in chosen:
+                chosen.append(kind)
+        return chosen
 
     def at_once(self, kinds):
         """One fault, or two that overlap; each has a randomness of its own. No threads: what a thread starts ends with it."""
