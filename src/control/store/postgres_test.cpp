@@ -140,6 +140,23 @@ TEST_F(PostgresTest, attaching_once_gives_one_epoch_whatever_becomes_of_the_answ
   }
 }
 
+TEST_F(PostgresTest, a_process_whose_clock_is_years_ahead_takes_nobody_elses_receipt_away) {
+  const auto receipts = [&] {
+    auto connection = open_postgres(server().conninfo(), environment_).value();
+    return connection->query("SELECT COUNT(*) FROM commit_receipts", {}).value().at(0).integer(0);
+  };
+  const int64_t before = receipts();
+  ASSERT_GT(before, 0);
+  class AheadEnvironment final : public TestEnvironment {
+   public:
+    int64_t unix_ms() const override { return 4'000'000'000'000; }
+  } ahead;
+  for (int i = 0; i < 8; ++i) ahead.random();  // so that it is not taken for one of the others
+  const auto store = open(server().conninfo(), ahead);
+  ASSERT_TRUE(store->set_status(Kind::volume, volume_, {.state = std::string(state::kReady), .reason = ""}));
+  EXPECT_EQ(receipts(), before + 1);
+}
+
 TEST_F(PostgresTest, while_the_server_stays_away_the_outcome_is_said_to_be_unknown) {
   TestEnvironment stepped;  // the waits between its tries take no time
   store_ = open(PostgresServer::conninfo_at(directory_), stepped);
