@@ -24,9 +24,28 @@ class Kinds:
         self.tell = history.tell
         self.all = [self.kill_plane, self.kill_agent, self.stop_agent, self.stop_plane, self.stop_machine,
                     self.stop_everything, self.cut_link, self.cut_link, self.unplug, self.lose_database, self.lose_database,
-                    self.slow_disk, self.fail_disk, self.fail_disk, self.fill_store]
+                    self.slow_disk, self.fail_disk, self.fail_disk, self.fail_both_disks, self.fill_store, self.fill_both_stores]
         if self.cluster.clocks.are_possible:
             self.all.append(self.jump_clocks)
+
+    @staticmethod
+    def together(*faults):
+        """Several as one."""
+        now, running = 0, [[0, fault] for fault in faults]
+        while running:
+            running.sort(key=lambda entry: entry[0])
+            yield running[0][0] - now
+            now = running[0][0]
+            try:
+                running[0][0] = now + next(running[0][1])
+            except StopIteration:
+                running.pop(0)
+
+    def a_while(self, rng, most):
+        """Seconds; now and then much longer, so that every time-out on the way passes; short in a short history."""
+        if self.history.is_short:
+            return rng.uniform(0.2, min(most, 4))
+        return rng.uniform(0.2, most) * (4 if rng.random() < 0.08 else 1)
 
     def any_node(self, rng):
         return rng.choice(self.cluster.nodes)
@@ -68,7 +87,7 @@ class Kinds:
         yield from self.hold(rng, [*self.cluster.processes(), *self.history.guests], "everything", 12)
 
     def hold(self, rng, processes, what, most):
-        seconds = rng.uniform(0.2, most)
+        seconds = self.a_while(rng, most)
         self.tell(f"stop {what} for {seconds:.1f} s")
         for process in processes:
             self.send(process, signal.SIGSTOP)
@@ -94,7 +113,7 @@ class Kinds:
         self.tell(f"cut {', '.join(f'{a.name} to {b.name}' for a, b in ways)}{' silently' if silently else ''}")
         for sender, receiver in ways:
             sender.cut_to(receiver, silently)
-        yield rng.uniform(0.2, most)
+        yield self.a_while(rng, most)
         for sender, receiver in ways:
             sender.mend_to(receiver)
 
@@ -102,7 +121,7 @@ class Kinds:
         machine = self.cluster.network[self.any_node(rng)]
         self.tell(f"unplug {machine.name}")
         machine.unplug()
-        yield rng.uniform(0.2, 4)
+        yield self.a_while(rng, 4)
         machine.plug_in()
 
     # --- the database
@@ -117,7 +136,7 @@ class Kinds:
         self.tell("the database does not answer")
         with contextlib.closing(sqlite3.connect(self.cluster.db, timeout=30, isolation_level=None)) as database:
             database.execute("BEGIN EXCLUSIVE")
-            yield rng.uniform(0.2, 4)
+            yield self.a_while(rng, 4)
             database.execute("ROLLBACK")
 
     def kill_database(self, rng):
@@ -128,12 +147,12 @@ class Kinds:
             self.cluster.postgres.kill()
         else:
             self.cluster.postgres.stop_at_once()
-        yield rng.uniform(0.2, 4)
+        yield self.a_while(rng, 4)
         self.cluster.postgres.start()
 
     def stop_database(self, rng):
         """Every session stands still, in whatever transaction it is."""
-        seconds = rng.uniform(0.2, 12)
+        seconds = self.a_while(rng, 12)
         self.tell(f"stop the database for {seconds:.1f} s")
         pids = self.cluster.postgres.processes()
         for number in (signal.SIGSTOP, signal.SIGCONT):
@@ -148,25 +167,22 @@ class Kinds:
         network = self.cluster.network
         database = network["db"]
         machines = [machine for machine in network.machines.values() if machine is not database]
-        cuts = [self.cut(rng, machine, database, most=12) for machine in rng.sample(machines, rng.randint(1, len(machines)))]
-        waits = [next(cut) for cut in cuts]
-        yield max(waits)
-        for cut in cuts:
-            next(cut, None)
+        chosen = rng.sample(machines, rng.randint(1, len(machines)))
+        yield from self.together(*(self.cut(rng, machine, database, most=10) for machine in chosen))
 
     # --- disks
 
     def slow_disk(self, rng):
-        node = self.any_storage(rng)
+        node = self.any_storage(rng)  # one, else the guest would wait for most of the history
         latency_us = int(10 ** rng.uniform(3, 6.4))
         self.tell(f"the disk of {node} takes {latency_us / 1000:.0f} ms")
         yield from self.told(lambda: self.cluster.set_latency(node, latency_us))
         yield rng.uniform(0.5, 6)
         yield from self.told(lambda: self.cluster.set_latency(node, 0))
 
-    def fail_disk(self, rng):
+    def fail_disk(self, rng, node=None):
         """For some requests, or for all in a while; `pending` ones are answered when it is over."""
-        node = self.any_storage(rng)
+        node = node or self.any_storage(rng)
         what = rng.choice(["read", "write", "write", "flush", "unmap", "all"])
         how = rng.choice(["failure", "failure", "pending"])
         count = rng.choice([1, 3, 20, FOREVER, FOREVER])
@@ -175,9 +191,12 @@ class Kinds:
         self.tell(f"the disk of {node} {verb} {number} of {'its requests' if what == 'all' else what}")
         with self.blame.disk(node):
             yield from self.told(lambda: self.cluster.inject(node, what, how, count))
-            yield rng.uniform(0.2, 5)
+            yield self.a_while(rng, 5)
             yield from self.told(lambda: self.cluster.end_errors(node))
             yield from self.reload(node)
+
+    def fail_both_disks(self, rng):
+        yield from self.together(*(self.fail_disk(rng, node) for node in self.cluster.storage))
 
     def reload(self, node):
         """A store whose metadata could not be written changes nothing any more: its data plane is started anew."""
@@ -189,9 +208,9 @@ class Kinds:
         self.cluster.planes[node].kill()
         self.cluster.start_plane(node)
 
-    def fill_store(self, rng):
+    def fill_store(self, rng, node=None):
         """Whoever frees a cluster meanwhile has lost it."""
-        node = self.any_storage(rng)
+        node = node or self.any_storage(rng)
         self.tell(f"the store of {node} is full")
         with self.blame.disk(node):
             left_s = rng.uniform(1, 6)
@@ -203,6 +222,9 @@ class Kinds:
                 left_s -= RETRY_S
                 yield RETRY_S
             yield from self.told(lambda: self.empty_store(node))
+
+    def fill_both_stores(self, rng):
+        yield from self.together(*(self.fill_store(rng, node) for node in self.cluster.storage))
 
     def empty_store(self, node):
         """Raises OSError while the store is not loaded: then the node is on its way back."""
