@@ -1,7 +1,8 @@
 // The commands that a host queue has in flight, by command id. An id is the place of a command's slot and, above it, a
 // generation that goes on with each use of the slot, so that a stale or invented id names nothing.
 //
-// Threads: one reactor. Owner: the queue. `Slot` derives from CommandSlot and has what the transport keeps of a command.
+// Threads: one reactor. Owner: the queue. `Slot` derives from CommandSlot and has what the transport keeps of a
+// command.
 #pragma once
 
 #include <bit>
