@@ -1,6 +1,7 @@
 #include "control/store/store.h"
 
 #include <gtest/gtest.h>
+#include <sqlite3.h>
 
 #include <atomic>
 #include <filesystem>
@@ -319,9 +320,10 @@ TEST_P(StoreTest, several_processes_may_start_on_a_new_database_at_once) {
   std::filesystem::remove_all(directory_);
   std::filesystem::create_directories(directory_);
   if (on_postgres()) PostgresServer::shared().clear();
+  constexpr int kProcesses = 16;
   std::vector<std::thread> starting;
   std::atomic<int> started{0};
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < kProcesses; ++i)
     starting.emplace_back([&] {
       TestEnvironment own;
       auto connection = open_database(database(), own);
@@ -330,7 +332,7 @@ TEST_P(StoreTest, several_processes_may_start_on_a_new_database_at_once) {
       started += store && (*store)->load_graph() ? 1 : 0;
     });
   for (std::thread& thread : starting) thread.join();
-  EXPECT_EQ(started, 4);
+  EXPECT_EQ(started, kProcesses);
 }
 
 // Many at once from the same row: each epoch is given to exactly one of them, and what they read is never torn.
@@ -383,6 +385,27 @@ TEST(Sqlite, a_database_that_cannot_be_opened_says_what_to_check) {
 
 INSTANTIATE_TEST_SUITE_P(On, StoreTest, ::testing::Values("sqlite", "postgres"),
                          [](const auto& database) { return std::string(database.param); });
+
+// Changing the journal's mode is where SQLite does not wait by itself.
+TEST(Sqlite, a_new_file_that_somebody_else_has_locked_is_waited_for) {
+  const auto path = std::filesystem::temp_directory_path() / ("locked-" + std::to_string(::getpid()));
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &other), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(other, "CREATE TABLE t (a); BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_OK);
+  std::atomic<bool> is_open{false};
+  std::thread opening([&] {
+    const auto connection = open_sqlite(path.string());
+    EXPECT_TRUE(connection) << connection.error().message();
+    is_open = true;
+  });
+  sqlite3_sleep(100);
+  EXPECT_FALSE(is_open);
+  EXPECT_EQ(sqlite3_exec(other, "ROLLBACK", nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(other);
+  opening.join();
+  EXPECT_TRUE(is_open);
+  std::filesystem::remove(path);
+}
 
 TEST(Database, is_a_file_or_a_connection_string) {
   EXPECT_TRUE(is_postgres("postgresql://db.example/de"));
