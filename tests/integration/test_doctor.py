@@ -5,9 +5,10 @@ import time
 from diskengine_test import TestCase
 from diskengine_test.control import Fleet
 
-SPIKES = 10
+SPIKES = 9
 FOUND = 6  # at least: a busy machine hides some
-DISTANCE_S = 5
+DISTANCE_S = 6
+SLOW_US = 800_000  # out of the reach of what a busy machine does to every write
 OK, FAILED, USAGE, NOT_FOUND = 0, 1, 2, 3
 
 
@@ -33,17 +34,19 @@ class DoctorLatency(TestCase):
         time.sleep(DISTANCE_S)
         for _ in range(SPIKES):
             begin = time.monotonic()
-            self.disk_delay("s2", 50_000)
-            time.sleep(0.7)
+            self.disk_delay("s2", SLOW_US)
+            time.sleep(0.4)  # shorter than the delay: one write has it
             self.disk_delay("s2", 0)
             time.sleep(max(0, begin + DISTANCE_S - time.monotonic()))
         found = self.fleet.query("doctor", "latency", "v", "--since", "2m", expect=(FAILED,))
-        self.assertGreaterEqual(len(found["spikes"]), FOUND, found)
-        self.assertGreater(max(spike["worst_us"] for spike in found["spikes"]), 40_000)
-        self.assertAlmostEqual(found["period_ms"], DISTANCE_S * 1000, delta=600)
-        self.assertEqual((found["layers"][0]["layer"], found["layers"][0]["node"]), ("disk", "s2"))
+        tall = [spike for spike in found["spikes"] if spike["worst_us"] > SLOW_US / 2]
+        self.assertGreaterEqual(len(tall), FOUND, found)
+        self.assertAlmostEqual(found["period_ms"], DISTANCE_S * 1000, delta=600, msg=found)
+        self.assertEqual((found["layers"][0]["layer"], found["layers"][0]["node"]), ("disk", "s2"), found)
         likely = [(cause["code"], cause["node"]) for cause in found["causes"] if cause["certainty"] != "possible"]
-        self.assertEqual(likely, [("disk-slow", "s2")], found)
+        self.assertIn(("disk-slow", "s2"), likely, found)
+        busy = [(code, node) for code, node in likely if code == "reactor-saturated"]  # true where others use the CPUs
+        self.assertEqual([("disk-slow", "s2")], [one for one in likely if one not in busy], found)
         excluded = {one["code"] for one in found["excluded"]}
         self.assertLessEqual({"rebuild", "scrub", "reconnect", "snapshot"}, excluded)
         drawn = self.fleet.run("doctor", "latency", "v", "--since", "2m").stdout

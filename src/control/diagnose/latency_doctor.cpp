@@ -119,7 +119,7 @@ bool fits_layer(const Suspect& suspect, const std::vector<SpikeLayer>& layers) {
   const auto fits = [&](const SpikeLayer& layer) {
     const bool is_known = layer.layer != "unknown";
     const bool is_same = std::find(suspect.fits.begin(), suspect.fits.end(), layer.layer) != suspect.fits.end();
-    return !is_known || (is_same && (suspect.node.empty() || suspect.node == layer.node));
+    return !is_known || (is_same && (suspect.node.empty() || suspect.fits_elsewhere || suspect.node == layer.node));
   };
   return std::any_of(layers.begin(), layers.end(), fits);
 }
@@ -187,8 +187,10 @@ void settle(LatencyFinding* finding) {
 // What a layer that was slow by itself, with nothing beside it, leaves.
 void add_layer_itself(const LatencyHistory& history, LatencyFinding* finding) {
   const bool is_explained = std::any_of(finding->causes.begin(), finding->causes.end(), [](const LatencyCause& cause) {
-    return cause.certainty != Certainty::possible;
+    return cause.certainty != Certainty::possible && !cause.suspect.is_beside;
   });
+  const bool is_alone = std::none_of(finding->causes.begin(), finding->causes.end(),
+                                     [](const LatencyCause& cause) { return cause.certainty != Certainty::possible; });
   if (is_explained || finding->layers.empty() || finding->layers.front().layer == "unknown") return;
   const SpikeLayer& layer = finding->layers.front();
   LatencyCause cause;
@@ -196,8 +198,9 @@ void add_layer_itself(const LatencyHistory& history, LatencyFinding* finding) {
       .code = layer.layer + "-slow",
       .layer = layer.layer,
       .node = layer.node,
-      .summary = fmt::format("{} itself was slow, and nothing that was recorded explains it",
-                             layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer),
+      .summary = fmt::format("{} itself was slow, and {} that was recorded explains it",
+                             layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer,
+                             is_alone ? "nothing" : "nothing else"),
       .next = fmt::format("diskengine volume trace {} --slow", history.volume),
       .fits = {},
       .can_be_certain = false,

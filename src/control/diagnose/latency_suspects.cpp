@@ -223,22 +223,33 @@ Suspect neighbours(const LatencyHistory& history, const PastSeries& disk) {
   return suspect;
 }
 
+// The one of the compute node makes everything slow as the mirror sees it, but no lvol or disk of another machine.
+Suspect saturated_reactor(const LatencyHistory& history, const PastSeries& reactor) {
+  const bool is_compute = std::any_of(history.series.begin(), history.series.end(), [&](const PastSeries& series) {
+    return series.role == PastRole::volume && series.node == reactor.node;
+  });
+  Suspect suspect{.code = "reactor-saturated",
+                  .layer = "reactor",
+                  .node = reactor.node,
+                  .summary = fmt::format("{} of {} had no time left", reactor.name, reactor.node),
+                  .next = "give its data plane more cores (-m), or spread its volumes",
+                  .fits = is_compute ? std::vector<std::string>{"raid", "network", "target"}
+                                     : std::vector<std::string>{"network", "target", "lvol", "disk"},
+                  .can_be_certain = false,
+                  .fits_elsewhere = is_compute,
+                  .is_beside = true,
+                  .stretches = {}};
+  suspect.stretches = stretches_where(reactor, [&](const PastSample& sample) {
+    return sample.busy_percent >= kBusyPercent ? fmt::format("{} was {:.0f} % busy", reactor.name, sample.busy_percent)
+                                               : std::string();
+  });
+  return suspect;
+}
+
 std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
   std::vector<Suspect> suspects;
   for (const PastSeries& series : history.series) {
-    if (series.role == PastRole::reactor)
-      suspects.push_back({.code = "reactor-saturated",
-                          .layer = "reactor",
-                          .node = series.node,
-                          .summary = fmt::format("{} of {} had no time left", series.name, series.node),
-                          .next = "give its data plane more cores (-m), or spread its volumes",
-                          .fits = {},
-                          .can_be_certain = false,
-                          .stretches = stretches_where(series, [&](const PastSample& sample) {
-                            return sample.busy_percent >= kBusyPercent
-                                       ? fmt::format("{} was {:.0f} % busy", series.name, sample.busy_percent)
-                                       : std::string();
-                          })});
+    if (series.role == PastRole::reactor) suspects.push_back(saturated_reactor(history, series));
     if (series.role == PastRole::lvol)
       suspects.push_back({.code = "allocation",
                           .layer = "lvol",
