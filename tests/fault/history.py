@@ -27,12 +27,14 @@ EPOCH_SLACK_NS = 2_000_000_000
 
 
 class History:
-    def __init__(self, case, seed, faults, say=print):
+    def __init__(self, case, seed, faults, only=(), say=print):
+        """`only`: the names of the kinds of faults that may happen; none: all."""
         self.case = case
         self.seed = seed
         self.faults = faults
         self.is_short = faults <= SHORT
         self.random = random.Random(seed)
+        self.only = only
         self.say = say
         self.cluster = FaultCluster(case, on_postgres=self.random.random() < 0.5)
         self.holder = "c1"  # the compute node that has the volume
@@ -40,6 +42,7 @@ class History:
         self.given_away = {}  # by guest: when its volume went to the other node
         self.blame = Blame(self.cluster.storage)
         self.done = collections.Counter()  # faults, by kind
+        self.in_sync = []  # the nodes whose legs are, as seen last; none while the mirror is not there
         self.resumed = 0
         self.began = time.monotonic()
 
@@ -50,24 +53,27 @@ class History:
         self.legs = {replica["base_bdev"]: replica["node"] for replica in self.cluster.volume()["replicas"]}
         self.tell(f"on {'PostgreSQL' if self.cluster.postgres else 'SQLite'}")
         self.start_guest()
-        kinds = Kinds(self).all
+        self.kinds = Kinds(self)
         for _ in range(self.faults):
             what = self.random.random()
-            if what < 0.12:
+            if what < 0.12 and not self.only:
                 self.move()
             else:
-                chosen = self.choose(kinds, 3 if what < 0.2 else 2 if what < 0.55 else 1)
+                chosen = self.choose(3 if what < 0.2 else 2 if what < 0.55 else 1)
                 self.done.update(kind.__name__ for kind in chosen)
                 self.at_once(chosen)
             self.pass_time(self.random.uniform(0.1, 1.5))
             self.check_guests()
         return self.judge()
 
-    def choose(self, kinds, number):
-        """So many different ones; a kind that is listed twice comes twice as often."""
+    def choose(self, number):
+        """So many different ones, or one that stands alone; a kind that is listed twice comes twice as often."""
+        wished = [kind for kind in self.kinds.all if not self.only or kind.__name__ in self.only]
         chosen = []
         while len(chosen) < number:
-            kind = self.random.choice(kinds)
+            kind = self.random.choice(wished)
+            if kind in self.kinds.alone or len(set(wished)) < number:
+                return [kind]
             if kind not in chosen:
                 chosen.append(kind)
         return chosen
@@ -92,13 +98,16 @@ class History:
     def look(self):
         """Sees which legs are in sync, and is the person whom a mirror that stopped waits for. A killed process loses
         nothing here: its machine has what it had written."""
+        self.in_sync = []
         plane = self.cluster.planes[self.holder]
         if plane.exit_code() is not None or self.is_stopped(plane):
             return
         try:
             mirrors = self.cluster.ask(self.holder, "bdev_raid_get_bdevs", category="all")
             for mirror in [mirror for mirror in mirrors if mirror["name"] == self.raid]:
-                self.blame.saw([self.legs.get(leg["name"]) for leg in mirror["base_bdevs_list"] if leg["state"] == "in_sync"])
+                legs = mirror["base_bdevs_list"]
+                self.in_sync = [self.legs.get(leg["name"]) for leg in legs if leg["state"] == "in_sync"]
+                self.blame.saw(self.in_sync)
                 if mirror.get("stopped"):
                     self.tell(f"go on: {mirror['reason']}")
                     self.cluster.ask(self.holder, "diskengine_raid_resume", name=self.raid)

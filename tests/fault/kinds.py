@@ -5,12 +5,14 @@ import contextlib
 import os
 import signal
 import sqlite3
+import time
 
 from diskengine_test import RpcError
 
 HOG = "hog"  # lvols that fill a store
 FOREVER = 1_000_000_000
 HOUR_S = 3600
+SERVED_S = 30  # a volume is served without a leg that is gone by then, and made whole after its return
 RETRY_S = 0.2  # between tries to reach a data plane that does not answer
 
 
@@ -25,6 +27,8 @@ class Kinds:
         self.all = [self.kill_plane, self.kill_agent, self.stop_agent, self.stop_plane, self.stop_machine,
                     self.stop_everything, self.cut_link, self.cut_link, self.unplug, self.lose_database, self.lose_database,
                     self.slow_disk, self.fail_disk, self.fail_disk, self.fail_both_disks, self.fill_store, self.fill_both_stores]
+        self.all += [self.lose_the_newest, self.lose_the_newest]
+        self.alone = {self.lose_the_newest}  # with no other at the same time
         if self.cluster.clocks.are_possible:
             self.all.append(self.jump_clocks)
 
@@ -237,6 +241,39 @@ class Kinds:
                 return
             except OSError:
                 yield RETRY_S
+
+    # --- the worst order
+
+    def lose_the_newest(self, rng):
+        """One leg is cut off, and nobody can record it: what is acknowledged now is on the other leg alone. Then that one is
+        lost, and the compute node too; whoever has the volume next finds only the leg that was cut off, and it is on
+        record as current. Nothing may have been acknowledged."""
+        holder, network = self.history.holder, self.cluster.network
+        old, newest = rng.sample(self.cluster.storage, 2)
+        is_move = rng.random() < 0.5
+        yield from self.until(lambda: len(self.history.in_sync) == len(self.cluster.storage))
+        self.tell(f"cut {holder} and {old}, with nobody to record it; then lose {newest} and {holder}"
+                  f"{'; move' if is_move else ''}")
+        self.send([self.cluster.agents[holder]], (), signal.SIGSTOP)
+        network[holder].cut_to(network[old], silently=rng.random() < 0.5)
+        yield rng.uniform(2, 4)
+        for node in (newest, holder):
+            self.cluster.planes[node].kill()
+        network[holder].mend_to(network[old])
+        self.send([self.cluster.agents[holder]], (), signal.SIGCONT)
+        self.cluster.start_plane(holder)
+        if is_move:
+            self.history.move()
+        yield from self.until(lambda: self.history.in_sync == [old])
+        yield rng.uniform(1, 2)  # the guest reads
+        self.cluster.start_plane(newest)
+
+    @staticmethod
+    def until(condition):
+        """For a bounded time: what else may have become of the volume meanwhile is judged in the end."""
+        limit = time.monotonic() + SERVED_S
+        while not condition() and time.monotonic() < limit:
+            yield RETRY_S
 
     # --- time
 

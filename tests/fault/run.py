@@ -17,13 +17,13 @@ import time
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run_history(seed, faults):
+def run_history(seed, options):
     """What it saw (History.judge), or None if it failed; it has printed why."""
     test = os.path.join(TESTS, "integration", "test_cluster_faults.py")
     with tempfile.TemporaryDirectory() as directory:
         summary = os.path.join(directory, "summary")
-        environment = {**os.environ, "DISKENGINE_FAULT_SEED": str(seed), "DISKENGINE_FAULT_COUNT": str(faults),
-                       "DISKENGINE_FAULT_SUMMARY": summary}
+        environment = {**os.environ, "DISKENGINE_FAULT_SEED": str(seed), "DISKENGINE_FAULT_COUNT": str(options.faults),
+                       "DISKENGINE_FAULT_ONLY": options.only, "DISKENGINE_FAULT_SUMMARY": summary}
         run = subprocess.run([sys.executable, os.path.join(TESTS, "run_file.py"), test, "-k", "ClusterFaults"],
                              env=environment, check=False)
         if run.returncode != 0:
@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="how long to go on beginning histories")
     parser.add_argument("--seed", type=int, help="of the first history; the others follow from it")
     parser.add_argument("--faults", type=int, default=12, help="faults in each history")
+    parser.add_argument("--only", default="", help="kinds of faults (kinds.py), with commas between; all unless given")
     options = parser.parse_args()
     first = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     seeds = random.Random(first)
@@ -58,10 +59,10 @@ def main():
     seen = []
     while not seen or time.monotonic() - began < options.minutes * 60:
         print(f"[{time.monotonic() - began:6.0f} s] history {len(seen) + 1}, seed {seed}", flush=True)
-        one = run_history(seed, options.faults)
+        one = run_history(seed, options)
         if one is None:
             print(f"failed after {len(seen)} histories; replay with ./dev fault --minutes 0 --seed {seed} "
-                  f"--faults {options.faults}", flush=True)
+                  f"--faults {options.faults}{' --only ' + options.only if options.only else ''}", flush=True)
             return 1
         seen.append(one)
         seed = seeds.randrange(1 << 32)

@@ -48,11 +48,12 @@ class ClusterFaults(TestCase):
     def test_no_acknowledged_write_is_lost_and_the_legs_end_alike(self):
         seed = int(os.environ.get("DISKENGINE_FAULT_SEED") or secrets.randbelow(1 << 32))
         faults = int(os.environ.get("DISKENGINE_FAULT_COUNT") or 5)
-        replay = (f"DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULT_COUNT={faults} python3 tests/run_file.py "
-                  "tests/integration/test_cluster_faults.py")
+        only = tuple(filter(None, os.environ.get("DISKENGINE_FAULT_ONLY", "").split(",")))
+        replay = (f"DISKENGINE_FAULT_SEED={seed} DISKENGINE_FAULT_COUNT={faults} DISKENGINE_FAULT_ONLY={','.join(only)} "
+                  "python3 tests/run_file.py tests/integration/test_cluster_faults.py")
         print(f"replay: {replay}", flush=True)
         try:
-            seen = History(self, seed, faults).run()
+            seen = History(self, seed, faults, only).run()
         except Exception as error:
             raise AssertionError(f"replay: {replay}") from error
         print(", ".join(f"{name} {value}" for name, value in seen.items() if name != "faults"), flush=True)
