@@ -151,9 +151,13 @@ class FaultGuest(Process):
     def result(self, timeout_s=40):
         """What it saw: waits for its end by itself."""
         self.wait(timeout_s)
-        return json.loads(self.log().strip().splitlines()[-1])
+        return self.last_line()
 
     def stop(self, timeout_s=40):
         """Ends it and returns what it saw; fails if a read was wrong."""
         self.terminate(timeout_s)
-        return json.loads(self.log().strip().splitlines()[-1])
+        return self.last_line()
+
+    def last_line(self):
+        with open(self.log_path) as log:
+            return json.loads(log.read().strip().splitlines()[-1])
