@@ -491,6 +491,11 @@ std::string RaidDevice::config_json() const {
   return volume == nullptr ? std::string() : volume->config_json();
 }
 
+Uuid RaidDevice::cache_instance() const {
+  const std::shared_ptr<Volume> volume = volume_.lock();
+  return volume == nullptr ? Uuid{} : volume->cache_instance();
+}
+
 void RaidDevice::on_remove() {
   if (const std::shared_ptr<Volume> volume = volume_.lock()) volume->on_device_removing();
 }

@@ -187,6 +187,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   std::string why_configuring() const;    // for people
   // The bdev_raid_create call that makes it again; empty if its superblocks do.
   std::string config_json() const;
+  Uuid cache_instance() const;  // Device::cache_instance(), of all legs in sync
 
   // For Rebuild, Repairs and Scrub.
   Reactor& main() const noexcept { return shared_.registry.main_reactor(); }
@@ -334,6 +335,7 @@ class RaidDevice final : public Device {
   Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;
   std::string driver_specific_json() const override;
   std::string config_json() const override;
+  Uuid cache_instance() const override;  // of all legs in sync
   void on_remove() override;
   using Device::set_size_blocks;
 

@@ -14,6 +14,14 @@ void Volume::Slot::on_cache_lost(Device&, const std::shared_ptr<void>& hold) {
   volume->spawn_leg_lost_cache(*this, hold);
 }
 
+Uuid Volume::cache_instance() const {
+  Uuid joined = kNothingCached;
+  for (const auto& slot : slots_)
+    if (slot->present() && slot->role == SlotRole::in_sync)
+      joined = join_cache_instances(joined, slot->leg->device().cache_instance());
+  return joined;
+}
+
 void Volume::spawn_leg_lost_cache(Slot& slot, std::shared_ptr<void> hold) {
   spawn(leg_lost_cache(slot, std::move(hold)));
 }
@@ -23,7 +31,9 @@ Task<void> Volume::leg_lost_cache(Slot& slot, std::shared_ptr<void> hold) {
   if constexpr (mutated(Mutation::trusted_cache)) co_return;
   if (deleting_ || state_ != VolumeState::online || slot.excluding) co_return;
   ++leg_changes_;  // a flush that was under way says nothing of what was lost
-  if (log_.persistent() && log_.marked().empty()) {
+  // A device without a cache has lost all of its data instead.
+  const bool caches = slot.present() && slot.leg->device().info().write_cache;
+  if (caches && log_.persistent() && log_.marked().empty()) {
     LOG_INFO("raid", "{}: '{}' may have lost its cache; everything was flushed", name_, slot.name);
     co_return;
   }

@@ -66,6 +66,11 @@ class SqliteConnection final : public SqlConnection {
     return {};
   }
 
+  Result<int64_t> unix_ms() override {
+    TRY_ASSIGN(const auto rows, query("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)", {}));
+    return rows.at(0).integer(0);
+  }
+
   Result<void> begin_write() override { return script("BEGIN IMMEDIATE"); }
   Result<void> begin_read() override { return script("BEGIN"); }
   Result<void> commit() override { return script("COMMIT"); }
