@@ -1,5 +1,6 @@
 // Legs that lose what they had not flushed while nobody serves the volume: whoever puts it together again knows by the
-// caches in the log's header, reads from a leg that lost nothing, and shows nothing of one that did before it has it back.
+// caches in the log's header, reads from a leg that lost nothing, and shows nothing of one that did before it has it
+// back.
 #include "raid/test_mirror.h"
 
 namespace diskengine::raid {
@@ -90,17 +91,17 @@ class World : public MirrorTest {
   }
   void expect_alike() {
     for (unsigned i = 1; i < disks.size(); ++i)
-      EXPECT_TRUE(std::equal(disk(0).bytes.begin() + 1024 * 1024, disk(0).bytes.end(),
-                             disk(i).bytes.begin() + 1024 * 1024));
+      EXPECT_TRUE(
+          std::equal(disk(0).bytes.begin() + 1024 * 1024, disk(0).bytes.end(), disk(i).bytes.begin() + 1024 * 1024));
   }
   using MirrorTest::disk;
   using MirrorTest::drain;
+  using MirrorTest::machine;
+  using MirrorTest::raid;
   using MirrorTest::run;
   using MirrorTest::submit;
   using MirrorTest::turn;
   using MirrorTest::volume;
-  using MirrorTest::machine;
-  using MirrorTest::raid;
 };
 
 TEST(RememberedCache, ALegThatLostItsCacheMeanwhileIsNotReadBeforeItHasBackWhatWasNotFlushed) {

@@ -89,7 +89,7 @@ Task<void> Volume::stop(Slot& slot) {
   stopped_ = true;
   stop_reason_ =
       fmt::format("every leg may have lost writes that were acknowledged and not flushed, '{}' last", slot.name);
-  LOG_ERROR("raid", "{}: stopped: {}", name_, stop_reason_);
+  LOG_ERROR("raid", "{}: stopped: {}: diskengine_raid_resume lets it go on", name_, stop_reason_);
   if (rebuild_ != nullptr) rebuild_->cancel(stop_reason_);
   announce(EventType::stopped, &slot, stop_reason_);
   co_await sync();
