@@ -73,7 +73,7 @@ class DoctorLatency(TestCase):
         lvol = self.fleet.replica("s2")["lvol"]
         names = iter(f"schedule{number}" for number in range(100))
         time.sleep(3)  # until every cluster is there
-        self.disk_delay("s2", 40_000)
+        self.disk_delay("s2", 100_000)
         time.sleep(12)
         self.every(8, 5, lambda: self.fleet.rpc("s2").bdev_lvol_snapshot(lvol_name=lvol, snapshot_name=next(names)))
         found, likely = self.doctor()
