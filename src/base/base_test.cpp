@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
+#include <string>
 
 #include "base/base64.h"
 #include "base/checked.h"
@@ -56,6 +58,17 @@ TEST(Uuid, TextRoundTripsAndNonsenseIsRefused) {
   for (const char* bad : {"", "0", "00112233-4455-6677-8899-aabbccddeefg", "00112233_4455-6677-8899-aabbccddeeff",
                           "00112233-4455-6677-8899-aabbccddeeff0"})
     EXPECT_FALSE(Uuid::parse(bad)) << bad;
+}
+
+TEST(Uuid, OfANameIsTheSameForTheSameNameAndAnotherForAnother) {
+  EXPECT_EQ(Uuid::from_name("boot 7:0 1"), Uuid::from_name("boot 7:0 1"));
+  EXPECT_FALSE(Uuid::from_name("").is_nil());
+  std::set<std::string> seen;
+  for (int disk = 0; disk < 100; ++disk)
+    for (int number = 0; number < 100; ++number)
+      seen.insert(Uuid::from_name("7:" + std::to_string(disk) + " " + std::to_string(number)).to_string());
+  EXPECT_EQ(seen.size(), 10'000u);
+  EXPECT_EQ(Uuid::from_name("x").to_string()[14], '8') << "its version";
 }
 
 TEST(Checked, RangesNeverWrap) {

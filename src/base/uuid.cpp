@@ -12,6 +12,13 @@ int hex_digit(char c) noexcept {
   return -1;
 }
 
+// Every bit of the result depends on every bit of `value` (the last step of SplitMix64).
+uint64_t mix(uint64_t value) noexcept {
+  value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
+  value = (value ^ value >> 27) * 0x94d049bb133111eb;
+  return value ^ value >> 31;
+}
+
 }  // namespace
 
 std::string Uuid::to_string() const {
@@ -57,6 +64,18 @@ Uuid Uuid::from_random(uint64_t high, uint64_t low) noexcept {
   std::memcpy(uuid.bytes.data() + 8, &low, 8);
   uuid.bytes[6] = static_cast<uint8_t>((uuid.bytes[6] & 0x0f) | 0x40);
   uuid.bytes[8] = static_cast<uint8_t>((uuid.bytes[8] & 0x3f) | 0x80);
+  return uuid;
+}
+
+Uuid Uuid::from_name(std::string_view name) noexcept {
+  uint64_t high = 0xcbf29ce484222325;  // FNV-1a, and the same from another start with another end
+  uint64_t low = 0x9e3779b97f4a7c15;
+  for (const char c : name) {
+    high = (high ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+    low = mix((low + static_cast<uint8_t>(c)) * 0x100000001b3);
+  }
+  Uuid uuid = from_random(mix(high), low);
+  uuid.bytes[6] = static_cast<uint8_t>((uuid.bytes[6] & 0x0f) | 0x80);
   return uuid;
 }
 

@@ -22,6 +22,9 @@ struct Uuid {
   static Result<Uuid> parse(std::string_view text);
   // A version 4 UUID out of 128 random bits.
   static Uuid from_random(uint64_t high, uint64_t low) noexcept;
+  // The same one for the same name (in the form of a version 8 UUID), never nil. Not for secrets: whoever wants to
+  // finds two names with one UUID.
+  static Uuid from_name(std::string_view name) noexcept;
 };
 
 }  // namespace diskengine

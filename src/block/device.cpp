@@ -42,6 +42,13 @@ void Device::set_size_blocks(uint64_t size_blocks) {
   watchers_.for_each([this](DeviceWatcher& watcher) { watcher.on_resized(*this); });
 }
 
+Uuid join_cache_instances(const Uuid& one, const Uuid& other) {
+  if (one.is_nil() || other.is_nil()) return {};
+  if (one == other || other == kNothingCached) return one;
+  if (one == kNothingCached) return other;
+  return Uuid::from_name(one.to_string() + other.to_string());
+}
+
 void Device::announce_cache_lost(const std::shared_ptr<void>& hold) {
   watchers_.for_each([&](DeviceWatcher& watcher) { watcher.on_cache_lost(*this, hold); });
 }

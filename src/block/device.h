@@ -141,6 +141,12 @@ class Channel : public ListHook {
   IoStats stats_;
 };
 
+// Device::cache_instance() of a device that has everything on stable media when it completes a write.
+inline constexpr Uuid kNothingCached{
+    {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+// Of a device over two others: nil if either is, else another one whenever one of them changes.
+Uuid join_cache_instances(const Uuid& one, const Uuid& other);
+
 // Told of a device's events, on the main reactor. Must outlive its registration.
 class DeviceWatcher : public ListHook {
  public:
@@ -202,6 +208,10 @@ class Device : public std::enable_shared_from_this<Device> {
   virtual uint64_t writer_epoch() const noexcept { return 0; }
   // Durable when it returns. Errc::not_supported: this device keeps none; conflict: it has a higher one. Main reactor.
   virtual Task<Result<void>> set_writer_epoch(uint64_t epoch);
+  // Names what holds the writes that were completed and not flushed. Whoever saw the same name before, from this
+  // process or another one that had the device, knows that none of them was lost in between. Nil: they end with this
+  // process, as everything does that a device has in its memory, or nobody knows. Main reactor.
+  virtual Uuid cache_instance() const { return {}; }
   // Called by the registry once, when removal begins: stop taking new work. Watchers are told after it.
   virtual void on_remove() {}
 

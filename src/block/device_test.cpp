@@ -200,6 +200,18 @@ struct Owner final : DeviceWatcher {
   bool told = false;
 };
 
+TEST(CacheInstance, OfTwoDevicesIsUnknownIfEitherIsAndChangesWithEither) {
+  const Uuid a = Uuid::from_name("a"), b = Uuid::from_name("b");
+  EXPECT_TRUE(join_cache_instances(a, {}).is_nil());
+  EXPECT_TRUE(join_cache_instances({}, kNothingCached).is_nil());
+  EXPECT_EQ(join_cache_instances(a, a), a);
+  EXPECT_EQ(join_cache_instances(a, kNothingCached), a);
+  EXPECT_EQ(join_cache_instances(kNothingCached, b), b);
+  EXPECT_EQ(join_cache_instances(a, b), join_cache_instances(a, b));
+  EXPECT_NE(join_cache_instances(a, b), join_cache_instances(a, Uuid::from_name("c")));
+  EXPECT_NE(join_cache_instances(a, b), join_cache_instances(Uuid::from_name("c"), b));
+}
+
 TEST(DeviceRegistry, NamesAliasesAndUuidsAreOneNamespace) {
   Reactor reactor({.use_ring = false});
   DeviceRegistry registry(reactor);

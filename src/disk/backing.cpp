@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "runtime/dma_buffer.h"
+#include "runtime/machine.h"
 
 namespace diskengine {
 namespace {
@@ -53,10 +54,10 @@ std::string lock_holder(const struct stat& file) {
   return {};
 }
 
-// The first line of a file of the block device's queue in sysfs; a partition has its disk's queue.
-std::string queue_attribute(dev_t device, const char* name) {
-  for (const char* folder : {"queue", "../queue"}) {
-    std::ifstream file(fmt::format("/sys/dev/block/{}:{}/{}/{}", major(device), minor(device), folder, name));
+// The first line of a file in the block device's folder in sysfs. A partition has some of them in that of its disk.
+std::string disk_attribute(dev_t device, const char* name) {
+  for (const char* folder : {"", "../"}) {
+    std::ifstream file(fmt::format("/sys/dev/block/{}:{}/{}{}", major(device), minor(device), folder, name));
     std::string value;
     if (std::getline(file, value)) return value;
   }
@@ -80,6 +81,7 @@ Backing& Backing::operator=(Backing&& other) noexcept {
   length_align_ = other.length_align_;
   size_bytes_ = other.size_bytes_;
   std::swap(buffered_because_, other.buffered_because_);
+  cache_instance_ = other.cache_instance_;
   return *this;
 }
 
@@ -113,6 +115,7 @@ Result<Backing> Backing::open(const Options& options) {
   TRY(backing.measure(options));
   backing.choose_direct();
   backing.find_abilities();
+  backing.name_cache();
   return backing;
 }
 
@@ -215,9 +218,23 @@ void Backing::find_abilities() {
     can_unmap_ = fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(size_bytes_), 4096) == 0;
     return;
   }
-  const std::string discard_max = queue_attribute(file.st_rdev, "discard_max_bytes");
+  const std::string discard_max = disk_attribute(file.st_rdev, "queue/discard_max_bytes");
   can_unmap_ = !discard_max.empty() && discard_max != "0";
-  volatile_cache_ = !direct_ || queue_attribute(file.st_rdev, "write_cache") != "write through";
+  volatile_cache_ = !direct_ || disk_attribute(file.st_rdev, "queue/write_cache") != "write through";
+}
+
+void Backing::name_cache() {
+  const Uuid boot = machine_boot();
+  struct statx file {};
+  if (boot.is_nil() || statx(fd_, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &file) != 0) return;
+  const dev_t device = block_device_ ? makedev(file.stx_rdev_major, file.stx_rdev_minor)
+                                     : makedev(file.stx_dev_major, file.stx_dev_minor);
+  // A drive that was taken out and put in again, or another one in its place, has the next `diskseq` (Linux 5.15).
+  std::string name =
+      fmt::format("{} {}:{} {}", boot.to_string(), major(device), minor(device), disk_attribute(device, "diskseq"));
+  if (!block_device_)  // inode numbers are used again
+    name += fmt::format(" {} {}.{}", file.stx_ino, file.stx_btime.tv_sec, file.stx_btime.tv_nsec);
+  cache_instance_ = Uuid::from_name(name);
 }
 
 }  // namespace diskengine

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/uuid.h"
 
 namespace diskengine {
 
@@ -48,6 +49,9 @@ class Backing {
   // records of where the data went need the flush too.
   bool volatile_cache() const noexcept { return volatile_cache_; }
   bool can_unmap() const noexcept { return can_unmap_; }
+  // Device::cache_instance(): a completed write is with the kernel or the drive, so it outlives this process, but not
+  // the machine's run, nor a drive that is taken out. Another file or drive in its place has another one.
+  const Uuid& cache_instance() const noexcept { return cache_instance_; }
 
  private:
   Backing() = default;
@@ -56,6 +60,7 @@ class Backing {
   void choose_direct();
   bool probe_direct();
   void find_abilities();
+  void name_cache();
 
   int fd_ = -1;
   bool block_device_ = false;
@@ -69,6 +74,7 @@ class Backing {
   uint32_t length_align_ = 1;
   uint64_t size_bytes_ = 0;
   std::string buffered_because_;
+  Uuid cache_instance_;
 };
 
 }  // namespace diskengine

@@ -55,6 +55,7 @@ class UringDisk final : public Device {
   Result<std::unique_ptr<Channel>> open_channel(Reactor& reactor) override;
   std::string driver_specific_json() const override;
   std::string config_json() const override;
+  Uuid cache_instance() const override { return info().write_cache ? backing_.cache_instance() : kNothingCached; }
 
   // Takes over the file's new size. Main reactor. Fails with busy if a claimed disk would shrink, and with
   // invalid_argument if not a whole block is left.

@@ -309,6 +309,26 @@ TEST_F(UringDiskTest, ARescanTakesOverTheNewSize) {
   EXPECT_TRUE(disk->rescan());
 }
 
+TEST_F(UringDiskTest, ItsCacheIsTheMachinesSoTheNextProcessFindsTheSameOneAndAnotherFileHasAnother) {
+  open_scratch();
+  const Uuid cache = disk->cache_instance();
+  EXPECT_FALSE(cache.is_nil());
+  const auto let_go = [&] {
+    channel.reset();
+    disk.reset();
+  };
+  let_go();
+  open(file->path());
+  EXPECT_EQ(disk->cache_instance(), cache) << "as opened by another process";
+  let_go();
+  file.reset();
+  open_scratch();
+  EXPECT_NE(disk->cache_instance(), cache) << "a file that may have got the number of the former one";
+  let_go();
+  disk = UringDisk::create({.name = "disk", .path = file->path(), .read_only = true}).value();
+  EXPECT_EQ(disk->cache_instance(), kNothingCached);
+}
+
 TEST_F(UringDiskTest, AReadOnlyDiskIsNotWritten) {
   ScratchFile scratch(kFileBytes);
   disk = UringDisk::create({.name = "disk", .path = scratch.path(), .read_only = true}).value();

@@ -155,14 +155,18 @@ static_assert(offsetof(IdentifyController, power_states) == 2048 && offsetof(Ide
 
 enum class ControllerType : uint8_t { not_reported = 0, io = 1, discovery = 2, administrative = 3 };
 
-// Ours, at the start of the vendor's part: a mark, and a UUID that is new with each start of the target's process.
+// Ours, at the start of the vendor's part of what Identify says of a controller and of a namespace: a mark and a UUID.
+// A controller's is new with each start of the target's process. A namespace's names what holds the writes that were
+// completed and not flushed (Device::cache_instance): as long as it is the same, none of them was lost.
 inline constexpr char kInstanceMark[8] = {'D', 'E', 'I', 'N', 'S', 'T', '0', '1'};
-inline void put_instance(IdentifyController& id, const Uuid& instance) noexcept {
+template <typename Identify>
+void put_instance(Identify& id, const Uuid& instance) noexcept {
   std::copy(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor);
   std::copy(instance.bytes.begin(), instance.bytes.end(), id.vendor + sizeof kInstanceMark);
 }
-// Nil: a controller that says nothing of that kind.
-inline Uuid instance_of(const IdentifyController& id) noexcept {
+// Nil: nothing of that kind is said.
+template <typename Identify>
+Uuid instance_of(const Identify& id) noexcept {
   Uuid instance;
   const uint8_t* from = id.vendor + sizeof kInstanceMark;
   if (std::equal(std::begin(kInstanceMark), std::end(kInstanceMark), id.vendor))

@@ -55,6 +55,12 @@ std::string LvolDevice::driver_specific_json() const {
   return text;
 }
 
+Uuid LvolDevice::cache_instance() const {
+  const Uuid disk = store_->disk().cache_instance();
+  const std::shared_ptr<Device> outside = blob_->bottom().esnap.get();
+  return outside == nullptr ? disk : join_cache_instances(disk, outside->cache_instance());
+}
+
 Task<Result<void>> LvolDevice::set_writer_epoch(uint64_t epoch) {
   const std::shared_ptr<Store> store = store_;
   Task<Result<void>> setting = store->set_writer_epoch(blob_, epoch);

@@ -20,6 +20,9 @@ class LvolDevice final : public Device {
   // In an xattr of the lvol.
   uint64_t writer_epoch() const noexcept override { return blob_->writer_epoch; }
   Task<Result<void>> set_writer_epoch(uint64_t epoch) override;
+  // Of the store's disk, and of the outside device that it reads through to: what the store knows is durable before a
+  // write is acknowledged.
+  Uuid cache_instance() const override;
   using Device::set_read_only;
   using Device::set_size_blocks;
 

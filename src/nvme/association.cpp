@@ -296,6 +296,7 @@ Task<Result<bool>> Association::read_namespace(uint32_t nsid, NamespaceInfo* inf
   info->shared = (data->nmic & spec::kNsShared) != 0;
   info->deallocated_reads_zero = (data->deallocate_features & 7) == spec::kNsDeallocatedReadZero;
   info->optimal_blocks = data->optimal_io_boundary;
+  info->cache = spec::instance_of(*data);
   std::copy(std::begin(data->nguid), std::end(data->nguid), info->uuid.bytes.begin());
   if (version_ >= spec::nvme_version(1, 3)) {
     Result<void> described = co_await read_descriptors(nsid, info);

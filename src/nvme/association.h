@@ -28,6 +28,7 @@ struct NamespaceInfo {
   bool shared = false;
   bool deallocated_reads_zero = false;
   uint32_t optimal_blocks = 0;
+  Uuid cache;  // names what holds its unflushed writes (Device::cache_instance); nil: it does not say
 };
 
 // What a queue needs to know of its controller.

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "block/device.h"
+#include "runtime/machine.h"
 
 namespace diskengine::nvme {
 
@@ -179,7 +181,8 @@ Task<Result<void>> Controller::bring_up() {
   Result<std::vector<NamespaceInfo>> namespaces = co_await association_->read_namespaces();
   CO_TRY(namespaces);
   if (lost_) co_return Error(Errc::unreachable, reason_);
-  co_await compare_instance();
+  co_await name_local_cache(*namespaces);
+  co_await compare_instance(*namespaces);
   if (lost_) co_return Error(Errc::unreachable, reason_);
   version_ = association_->version();
   limits_ = association_->limits();
@@ -191,20 +194,34 @@ Task<Result<void>> Controller::bring_up() {
   co_return Result<void>{};
 }
 
-// A controller with a volatile write cache that does not say that it is the same process as before may have lost what
-// the cache held. Whoever has its devices hears of it before any I/O goes there.
-Task<void> Controller::compare_instance() {
+// A disk on the PCI bus keeps its cache while its driver's process comes and goes; what it loses is power, and that it
+// counts. The machine's run is part of the name for controllers that count wrong.
+Task<void> Controller::name_local_cache(std::vector<NamespaceInfo>& namespaces) {
+  if (options_.address.transport != "PCIe") co_return;
+  const Uuid boot = machine_boot();
+  const spec::IdentifyController& id = association_->identity();
+  const Result<spec::SmartLog> health = co_await association_->read_health();
+  if (!health || boot.is_nil()) co_return;
+  const Uuid cache = Uuid::from_name(fmt::format(
+      "{} {} {} {}:{}", boot.to_string(), text_of(id.model_number, sizeof id.model_number),
+      text_of(id.serial_number, sizeof id.serial_number), health->power_cycles.high, health->power_cycles.low));
+  for (NamespaceInfo& info : namespaces) info.cache = association_->limits().write_cache ? cache : kNothingCached;
+}
+
+// Whoever has the controller's devices hears, before any I/O goes there, of caches that do not show that they are the
+// same as before. Where a namespace says nothing of its own, a controller with a volatile write cache has to show that
+// it is the same process.
+Task<void> Controller::compare_instance(const std::vector<NamespaceInfo>& namespaces) {
   const Uuid before = spec::instance_of(identity_);
   identity_ = association_->identity();
   const Uuid now = spec::instance_of(identity_);
   const bool first = !std::exchange(identified_, true);
-  if (first || !association_->limits().write_cache || (now == before && !now.is_nil())) co_return;
-  LOG_WARN("nvme", "{}: {}: what it had not flushed may be lost", options_.name,
-           now.is_nil() ? "it does not say whether it was started anew" : "it was started anew");
+  if (first) co_return;
+  const bool unknown_lost = association_->limits().write_cache && (now != before || now.is_nil());
   OneShot<bool> released(main_);
   {
     const std::shared_ptr<void> hold(&released, [](void* shot) { static_cast<OneShot<bool>*>(shot)->set(true); });
-    events_.on_cache_lost(*this, hold);
+    events_.on_reconnected(*this, namespaces, unknown_lost, hold);
   }
   co_await released;
 }

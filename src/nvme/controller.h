@@ -30,9 +30,11 @@ class ControllerEvents {
  public:
   // It is connected and shows these namespaces: after every (re)connect and whenever they changed.
   virtual void on_namespaces(Controller& controller, const std::vector<NamespaceInfo>& namespaces) = 0;
-  // It is connected again, and what it had completed and not flushed may be gone. Its I/O begins when nobody has `hold`
-  // any more.
-  virtual void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) = 0;
+  // It is connected again and shows these namespaces. What they had completed and not flushed may be gone where they do
+  // not say the same of their cache as before; `unknown_lost`: also where they say nothing of it. Its I/O begins when
+  // nobody has `hold` any more.
+  virtual void on_reconnected(Controller& controller, const std::vector<NamespaceInfo>& namespaces, bool unknown_lost,
+                              const std::shared_ptr<void>& hold) = 0;
   // It says of itself that its disk is not well: the SMART log that came with it.
   virtual void on_health(Controller& controller, const spec::SmartLog& log) = 0;
   // Its LossPolicy says to give it up: stop it and remove its devices.
@@ -94,7 +96,8 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   Task<void> supervise();
   Task<bool> recover();
   Task<Result<void>> bring_up();
-  Task<void> compare_instance();
+  Task<void> name_local_cache(std::vector<NamespaceInfo>& namespaces);
+  Task<void> compare_instance(const std::vector<NamespaceInfo>& namespaces);
   Task<void> take_down(bool orderly);
   Task<Wake> wait(uint64_t limit_ns);  // 0: without limit
   void wake(Wake why);

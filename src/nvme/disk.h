@@ -27,6 +27,9 @@ class NvmeDisk final : public Device {
   Controller& controller() const noexcept { return *controller_; }
   // Main reactor.
   void resize(uint64_t size_blocks);
+  // As the controller last said. Of one that is not ours: nil. Main reactor.
+  Uuid cache_instance() const override { return ns_.cache; }
+  void set_cache_instance(const Uuid& cache) noexcept { ns_.cache = cache; }
   using Device::announce_cache_lost;
 
  private:

@@ -23,6 +23,7 @@ class FakeController final : public fabric::HostTransport {
     uint32_t block_size = 512;
     uint8_t uuid = 1;  // every byte of it
     std::vector<uint8_t> bytes = std::vector<uint8_t>(1024 * 1024);
+    Uuid cache{};  // nil: it says nothing of it
   };
 
   // How it behaves; change at any time.
@@ -246,6 +247,7 @@ class FakeController final : public fabric::HostTransport {
         spec::IdentifyNamespace id;
         id.size_blocks = at->second.bytes.size() / at->second.block_size;
         id.lba_format_table[0].data_size_log2 = at->second.block_size == 512 ? 9 : 12;
+        if (!at->second.cache.is_nil()) spec::put_instance(id, at->second.cache);
         return answer_data(command, id);
       }
       std::array<uint8_t, 20> descriptor{static_cast<uint8_t>(spec::NsDescriptorType::uuid), 16, 0, 0};

@@ -278,11 +278,23 @@ Task<void> HostManager::remove_device(std::string name) {
   if (!removed) LOG_WARN("nvme", "{}", removed.error().message());
 }
 
-void HostManager::on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) {
+void HostManager::on_reconnected(Controller& controller, const std::vector<NamespaceInfo>& namespaces,
+                                 bool unknown_lost, const std::shared_ptr<void>& hold) {
   const auto at = entries_.find(controller.options().name);
   if (at == entries_.end() || at->second->detaching) return;
-  for (const auto& [nsid, weak] : at->second->disks)
-    if (const std::shared_ptr<NvmeDisk> disk = weak.lock()) disk->announce_cache_lost(hold);
+  const std::map<uint32_t, std::weak_ptr<NvmeDisk>> disks = at->second->disks;
+  for (const NamespaceInfo& info : namespaces) {
+    const auto known = disks.find(info.nsid);
+    const std::shared_ptr<NvmeDisk> disk = known == disks.end() ? nullptr : known->second.lock();
+    if (disk == nullptr || disk->ns().uuid != info.uuid) continue;
+    const Uuid before = disk->cache_instance();
+    disk->set_cache_instance(info.cache);
+    const bool unknown = before.is_nil() && info.cache.is_nil();
+    if (unknown ? !unknown_lost : before == info.cache) continue;
+    LOG_WARN("nvme", "{}: {}: what it had not flushed may be lost", disk->name(),
+             info.cache.is_nil() ? "it does not say whether its target was started anew" : "its cache is another one");
+    disk->announce_cache_lost(hold);
+  }
 }
 
 void HostManager::on_health(Controller& controller, const spec::SmartLog& log) {

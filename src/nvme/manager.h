@@ -96,7 +96,8 @@ class HostManager final : private ControllerEvents {
   };
 
   void on_namespaces(Controller& controller, const std::vector<NamespaceInfo>& namespaces) override;
-  void on_cache_lost(Controller& controller, const std::shared_ptr<void>& hold) override;
+  void on_reconnected(Controller& controller, const std::vector<NamespaceInfo>& namespaces, bool unknown_lost,
+                      const std::shared_ptr<void>& hold) override;
   void on_health(Controller& controller, const spec::SmartLog& log) override;
   void on_given_up(Controller& controller) override;
   void add_disk(Entry& entry, const NamespaceInfo& info);

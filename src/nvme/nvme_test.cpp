@@ -298,6 +298,37 @@ TEST_F(NvmeHostTest, AControllerThatWasStartedAnewDoesNoIoBeforeItsUserHasHeardO
   on_reactor([&] { disk_->unwatch(watcher); });
 }
 
+TEST_F(NvmeHostTest, WhatANamespaceSaysOfItsCacheCountsMoreThanTheProcess) {
+  fake_.instance = Uuid::from_random(1, 1);
+  fake_.namespaces[1].cache = Uuid::from_name("one");
+  fake_.namespaces[2].uuid = 2;
+  fake_.namespaces[2].cache = Uuid::from_name("one");
+  attach({.controller_loss_s = -1, .reconnect_delay_s = 1, .fast_io_fail_s = 0});
+  CacheWatcher first, second;
+  first.keeps = second.keeps = false;
+  std::shared_ptr<Device> other = *registry_.find("Cn2");
+  EXPECT_EQ(disk_->cache_instance(), Uuid::from_name("one"));
+  on_reactor([&] { disk_->watch(first), other->watch(second); });
+  const auto reconnect = [&] {
+    on_reactor([&] { fake_.drop_all_connections(); });
+    EXPECT_TRUE(run(Op::read, 0, 1).ok());
+    return std::pair(first.losses, second.losses);
+  };
+  fake_.instance = Uuid::from_random(2, 2);
+  EXPECT_EQ(reconnect(), std::pair(0u, 0u)) << "another process, with the same caches";
+  fake_.namespaces[2].cache = Uuid::from_name("two");
+  EXPECT_EQ(reconnect(), std::pair(0u, 1u));
+  EXPECT_EQ(other->cache_instance(), Uuid::from_name("two"));
+  EXPECT_EQ(reconnect(), std::pair(0u, 1u));
+  fake_.namespaces[1].cache = Uuid();
+  EXPECT_EQ(reconnect(), std::pair(1u, 1u)) << "it says nothing any more";
+  EXPECT_EQ(reconnect(), std::pair(1u, 1u)) << "but is the same process";
+  fake_.instance = Uuid::from_random(3, 3);
+  EXPECT_EQ(reconnect(), std::pair(2u, 1u));
+  on_reactor([&] { disk_->unwatch(first), other->unwatch(second); });
+  other.reset();
+}
+
 TEST_F(NvmeHostTest, IoFailsAfterTheFastFailTimeWhileReconnectingGoesOn) {
   attach({.controller_loss_s = -1, .reconnect_delay_s = 1, .fast_io_fail_s = 1});
   fake_.refuse_connections = true;

@@ -171,6 +171,31 @@ TEST_F(PcieTest, ACacheThatIsSwitchedOffIsNone) {
   sim_.cache_on = false;
   attach();
   EXPECT_FALSE(disk_->info().write_cache);
+  EXPECT_EQ(disk_->cache_instance(), kNothingCached);
+}
+
+// Hears of lost caches and holds nothing up.
+struct LossCounter final : DeviceWatcher {
+  void on_removed(Device&) override {}
+  void on_cache_lost(Device&, const std::shared_ptr<void>&) override { ++losses; }
+  unsigned losses = 0;
+};
+
+TEST_F(PcieTest, AResetLosesNoCacheAndACutOfPowerDoes) {
+  sim_.health.power_cycles.low = 7;
+  attach();
+  const Uuid cache = disk_->cache_instance();
+  EXPECT_FALSE(cache.is_nil());
+  LossCounter counter;
+  on_reactor([&] { disk_->watch(counter); });
+  ASSERT_TRUE(wait(manager_.reset("NvmeDisk1", 0)));
+  EXPECT_EQ(disk_->cache_instance(), cache);
+  EXPECT_EQ(counter.losses, 0u);
+  ++sim_.health.power_cycles.low;
+  ASSERT_TRUE(wait(manager_.reset("NvmeDisk1", 0)));
+  EXPECT_NE(disk_->cache_instance(), cache);
+  EXPECT_EQ(counter.losses, 1u);
+  on_reactor([&] { disk_->unwatch(counter); });
 }
 
 TEST_F(PcieTest, RequestsOfAnySizeMoveTheRightBytes) {

@@ -25,7 +25,8 @@ void put_text(char (&field)[N], const std::string& text) noexcept {
   std::memcpy(field, text.data(), std::min(N, text.size()));
 }
 
-spec::IdentifyNamespace identify_namespace(const Namespace& ns) noexcept {
+// `process` names this run of the process, with which a device's unflushed writes end unless it says otherwise.
+spec::IdentifyNamespace identify_namespace(const Namespace& ns, const Uuid& process) {
   const DeviceInfo& info = ns.device().info();
   spec::IdentifyNamespace id{};
   id.size_blocks = id.capacity_blocks = id.used_blocks = ns.device().size_blocks();
@@ -37,6 +38,8 @@ spec::IdentifyNamespace identify_namespace(const Namespace& ns) noexcept {
   id.attributes = ns.device().read_only() ? spec::kNsReadOnly : 0;
   std::memcpy(id.nguid, ns.ids().nguid.data(), sizeof id.nguid);
   std::memcpy(id.eui64, ns.ids().eui64.data(), sizeof id.eui64);
+  const Uuid cache = ns.device().cache_instance();
+  spec::put_instance(id, cache.is_nil() ? process : cache);
   return id;
 }
 
@@ -138,7 +141,7 @@ void Controller::identify(QueueRecord& queue, TargetCommand& command) {
   switch (cns) {
     case Cns::ns:
     case Cns::allocated_ns: {
-      const spec::IdentifyNamespace id = identify_namespace(*ns);
+      const spec::IdentifyNamespace id = identify_namespace(*ns, subsystem_.target().instance());
       return put_data(command, &id, sizeof id);
     }
     case Cns::ns_descriptors: {

@@ -32,6 +32,7 @@ class TestDisk final : public Device {
     return std::unique_ptr<Channel>(std::make_unique<Line>(*this, reactor));
   }
   using Device::set_size_blocks;
+  Uuid cache_instance() const override { return cache; }
 
   void release_held() {
     while (!held.empty()) {
@@ -75,6 +76,7 @@ class TestDisk final : public Device {
   std::vector<uint8_t> bytes;
   bool hold = false;
   IoStatus outcome;
+  Uuid cache;
   std::deque<std::pair<Line*, Request*>> held;
   std::shared_ptr<int> kept = std::make_shared<int>();  // use_count() tells how much is lent
   int loans = 0;
@@ -464,6 +466,20 @@ TEST_F(Nvmf, IdentifyDescribesTheNamespace) {
   EXPECT_EQ(identify(spec::Cns::ns, 99).status(), Status::invalid_namespace);
   EXPECT_EQ(identify(spec::Cns::ns_descriptors, 3).data[0], static_cast<uint8_t>(spec::NsDescriptorType::nguid));
   EXPECT_EQ(identify(0xff, 0).status(), Status::invalid_field);
+}
+
+TEST_F(Nvmf, IdentifyNamesWhatHoldsTheNamespacesUnflushedWrites) {
+  add_disk("ram", 1);
+  add_disk("file", 2).cache = Uuid::from_name("kept by the machine");
+  const Pair host = connect_host();
+  const auto cache_of = [&](uint32_t nsid) {
+    spec::Sqe command = sqe(AdminOp::identify, nsid);
+    command.cdw10 = spec::Cns::ns;
+    const auto answer = run(*host.admin, command, std::vector<uint8_t>(4096, 0xee));
+    return spec::instance_of(load_le<spec::IdentifyNamespace>(answer.data.data()));
+  };
+  EXPECT_EQ(cache_of(1), Uuid::from_random(1, 2)) << "the process";
+  EXPECT_EQ(cache_of(2), Uuid::from_name("kept by the machine"));
 }
 
 TEST_F(Nvmf, KeepAliveThatStopsEndsTheController) {

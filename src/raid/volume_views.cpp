@@ -227,6 +227,9 @@ std::string Volume::info_json() {
     out += ",\"process\":" + process_json(*rebuild_, main().now_ns(), block_size_);
   if (stopped_) out += ",\"stopped\":true,\"reason\":" + quoted(stop_reason_);
   if (waiting_) out += "," + waiting_json();
+  if (log_.persistent())
+    out += fmt::format(R"(,"dirty_log":{{"region_blocks":{},"regions":{},"marked":{}}})", log_.region_blocks(),
+                       log_.regions(), log_.marked().count());
   if (scrub_ != nullptr) out += ",\"scrub\":" + scrub_json();
   out += ",\"repairs\":" + repairs_->json();
   out += "," + epoch_json() + ",\"base_bdevs_list\":[";

@@ -1,6 +1,8 @@
-"""A mirror over two storage targets that are killed between a write and its flush, and come back without what their cache
-held: nothing acknowledged is read in its older state, and when no target has it the volume waits to be told to go on."""
+"""A mirror over two storage targets that are killed between a write and its flush. With a disk that has lost what its cache
+held, nothing acknowledged is read in its older state, and when no target has it the volume waits to be told to go on. With one
+that has not, nothing happens."""
 
+import os
 import shutil
 import threading
 
@@ -35,6 +37,9 @@ class LostCaches(TestCase):
             self.ports[name] = self.free_port()
             self.make_file(name, SIZE)
             self.start_target(name)
+        self.start_host()
+
+    def start_host(self):
         self.io = self.start_io("host")
         self.rpc = self.io.rpc
         for name in ("a", "b"):
@@ -64,11 +69,61 @@ class LostCaches(TestCase):
         return disk
 
     def lose(self, name):
-        """The target dies, and its disk with it as far as it was not flushed."""
+        """The target dies, and its disk as far as it was not flushed: it is another file, as after a restart of the machine."""
         self.targets[name].kill()
-        with open(self.path(f"{name}.flushed"), "rb") as old, open(self.path(name), "r+b") as disk:
-            disk.write(old.read())
+        shutil.copyfile(self.path(f"{name}.flushed"), self.path(f"{name}.new"))
+        os.replace(self.path(f"{name}.new"), self.path(name))
         self.start_target(name)
+
+    def test_processes_that_were_started_anew_on_machines_that_were_not_have_lost_nothing(self):
+        disk = self.prepare()
+        for names in (["a"], ["b", "a"]):
+            for name in names:
+                self.targets[name].kill()
+            for name in names:
+                self.start_target(name)
+            for _ in range(5):
+                self.assertEqual(disk.read(3 * MIB, BLOCK), NEW)
+        controllers = lambda: str(self.rpc.bdev_nvme_get_controllers()).count("'state': 'enabled'")
+        wait_until(lambda: controllers() == 2, 20, "both targets to be connected")
+        self.assertEqual(disk.read(3 * MIB, BLOCK), NEW)
+        self.assertEqual([e for e in self.events() if e in ("cache_lost", "excluded", "stopped")], [])
+        self.assertEqual(self.states(), ["in_sync", "in_sync"])
+        self.io.terminate()
+
+    def lose_with_the_host(self, names, assembled):
+        """The data plane that serves the volume is started anew as well, and puts it together from these legs."""
+        self.io.kill()
+        for name in names:
+            self.lose(name)
+        self.start_host()
+        self.rpc.diskengine_raid_assemble(name="r", epoch=1, confirm_exclusions=False, base_bdevs=assembled)
+
+    def read_new_process(self, offset):
+        port = self.free_port()
+        serve(self.rpc, "guest", "r", port)
+        disk = Namespace(port, nqn("guest"))
+        self.addCleanup(disk.close)
+        return disk.read(offset, BLOCK)
+
+    def test_a_cache_lost_while_the_data_plane_was_started_anew_too_is_noticed(self):
+        self.prepare()
+        for name in ("a", "b"):
+            self.lose_with_the_host([name], ["an1", "bn1"])
+            self.assertEqual(self.read_new_process(3 * MIB), NEW)
+            self.assertIn("cache_lost", self.events())
+            wait_until(lambda: self.states() == ["in_sync", "in_sync"], 30, "the leg to be copied to")
+        self.io.terminate()
+        with open(self.path("a"), "rb") as a, open(self.path("b"), "rb") as b:
+            self.assertTrue(a.read()[MIB:] == b.read()[MIB:])
+
+    def test_when_both_were_lost_with_the_data_plane_the_volume_is_stopped_until_it_is_told(self):
+        self.prepare()
+        self.lose_with_the_host(["a", "b"], ["an1", "bn1"])
+        self.assertTrue(self.volume()["stopped"])
+        self.assertIn("every leg may have lost", self.volume()["reason"])
+        self.rpc.diskengine_raid_resume(name="r")
+        self.assertEqual(self.read_new_process(3 * MIB), OLD)
 
     def volume(self):
         return self.rpc.bdev_raid_get_bdevs(category="all")[0]
@@ -112,3 +167,57 @@ class LostCaches(TestCase):
         self.assertEqual([event for event in self.events() if event in ("stopped", "resumed")], ["stopped", "resumed"])
         wait_until(lambda: self.states().count("in_sync") == 2, 30, "both legs to be in sync")
         self.io.terminate()
+
+
+class RamDisks(TestCase):
+    """Targets that have their data in their own memory: what ends with them is all of it."""
+
+    TEST_TIMEOUT_S = 60
+
+    def start_target(self, name):
+        self.targets[name] = self.start_io(f"target_{name}")
+        self.targets[name].rpc.bdev_malloc_create(name="disk", num_blocks=SIZE // 512, block_size=512)
+        serve(self.targets[name].rpc, name, "disk", self.ports[name])
+
+    def setUp(self):
+        super().setUp()
+        self.targets, self.ports = {}, {name: self.free_port() for name in ("a", "b")}
+        for name in ("a", "b"):
+            self.start_target(name)
+        self.rpc = self.start_io("host").rpc
+        for name in ("a", "b"):
+            self.rpc.bdev_nvme_attach_controller(
+                name=name, trtype="TCP", adrfam="ipv4", traddr="127.0.0.1", trsvcid=str(self.ports[name]),
+                subnqn=nqn(name), ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+        self.rpc.diskengine_raid_assemble(name="r", epoch=1, confirm_exclusions=False, base_bdevs=["an1", "bn1"])
+        port = self.free_port()
+        serve(self.rpc, "guest", "r", port)
+        self.disk = Namespace(port, nqn("guest"))
+        self.addCleanup(self.disk.close)
+        self.disk.write(3 * MIB, NEW)
+        self.disk.flush()
+        wait_until(lambda: self.volume()["dirty_log"]["marked"] == 0, 30, "everything to be flushed")
+
+    def volume(self):
+        return self.rpc.bdev_raid_get_bdevs(category="all")[0]
+
+    def restart(self, *names):
+        for name in names:
+            self.targets[name].kill()
+        for name in names:
+            self.start_target(name)
+
+    def test_one_that_was_started_anew_is_filled_again_whatever_was_flushed(self):
+        self.restart("a")
+        for _ in range(20):
+            self.assertEqual(self.disk.read(3 * MIB, BLOCK), NEW)
+        states = lambda: [base["state"] for base in self.volume()["base_bdevs_list"]]
+        wait_until(lambda: "cache_lost" in str(self.rpc.diskengine_raid_wait_events(timeout_ms=0)), 30, "it to be noticed")
+        wait_until(lambda: states() == ["in_sync", "in_sync"], 30, "the leg to be copied to")
+        self.restart("b")
+        self.assertEqual(self.disk.read(3 * MIB, BLOCK), NEW)
+
+    def test_when_both_were_started_anew_the_volume_stops(self):
+        self.restart("a", "b")
+        wait_until(lambda: self.volume().get("stopped"), 30, "the volume to stop")
+        self.assertIn("every leg may have lost", self.volume()["reason"])

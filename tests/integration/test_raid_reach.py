@@ -1,6 +1,8 @@
 """A mirror none of whose legs can be reached: a guest's I/O waits and goes on by itself, fails after the limit, and never
 keeps the data plane from ending in time."""
 
+import os
+import shutil
 import signal
 import time
 
@@ -106,7 +108,7 @@ class Reach(TestCase):
                          ["waiting", "reached"])
         self.assertGreater(self.finish(load)["longest_ms"], 4000)
 
-    def test_a_guest_waits_while_both_targets_are_dead_and_until_somebody_vouches_for_their_caches(self):
+    def test_a_guest_waits_while_both_targets_are_dead_and_goes_on_by_itself(self):
         load = self.start_load()
         time.sleep(1)
         for name in ("a", "b"):
@@ -115,11 +117,10 @@ class Reach(TestCase):
         time.sleep(2)
         for name in ("a", "b"):
             self.start_target(name)
-        # They were started anew, so what they had not flushed may be lost: the disk cannot say that it is not.
-        wait_until(lambda: self.volume().get("stopped"), 30, "the volume to stop")
-        self.rpc.diskengine_raid_resume(name="r")
+        # What they had not flushed is with the machine, which did not end.
         wait_until(lambda: "waiting" not in self.volume(), 20, "it to go on")
         time.sleep(1)
+        self.assertNotIn("stopped", self.events())
         self.finish(load)
 
     def test_after_the_limit_io_fails_until_a_leg_is_back(self):
@@ -200,12 +201,12 @@ class ClusterReach(TestCase):
         wait_until(lambda: "no replica with the current data" in cluster.volume()["reason"], 10, "the volume to say so")
         self.assertIn("no replica with the current data", cluster.cli("volume", "list"))
         self.assertEqual(len(cluster.in_sync()), 1, "the last one in sync stays that on record")
+        config = cluster.rpc("c1").framework_get_config(name="bdev")
+        given_up_s = [call["params"]["ctrlr_loss_timeout_sec"] for call in config if "attach_controller" in call["method"]]
+        self.assertEqual(given_up_s, [-1, -1], "the mirror's own limit counts")
         time.sleep(2)
         for node in ("s1", "s2"):
             cluster.start_plane(node)
-        wait_until(lambda: "diskengine_raid_resume" in reason(), 40, "the next step to be named")
-        self.assertEqual(cluster.attachment()["state"], "down")
-        cluster.rpc("c1").diskengine_raid_resume(name=cluster.volume()["raid"])
         cluster.wait_state("ready", timeout_s=40)
         time.sleep(0.5)
         seen = load.stop()
@@ -213,4 +214,33 @@ class ClusterReach(TestCase):
         self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
         again = cluster.start_load(verify=True).result()
         self.assertEqual((again["reads"], again["wrong"]), (1024, False))
+        cluster.check_identical()
+
+    def test_a_volume_whose_storage_nodes_lost_their_caches_stops_until_a_person_resumes_it(self):
+        cluster = Cluster(self).start()
+        cluster.make_volume()
+        self.assertIn("volume v is not stopped", cluster.refused("volume", "resume", "v", "--yes"))
+        load = cluster.start_load()
+        time.sleep(1)
+        for node in ("s1", "s2"):
+            cluster.planes[node].kill()
+        for node in ("s1", "s2"):
+            # Another file, as after a restart of the machine; nothing is lost in truth.
+            disk = cluster.disks[node]
+            shutil.copyfile(disk, f"{disk}.new")
+            os.replace(f"{disk}.new", disk)
+            cluster.start_plane(node)
+        reason = lambda: cluster.attachment()["reason"]
+        wait_until(lambda: "diskengine volume resume v" in reason(), 40, "the next step to be named")
+        self.assertEqual(cluster.attachment()["state"], "down")
+        refusal = cluster.refused("volume", "resume", "v")
+        for part in ("every leg may have lost writes", "MiB of it", "--yes"):
+            self.assertIn(part, refusal)
+        self.assertIn("would", cluster.cli("volume", "resume", "v", "--dry-run"))
+        self.assertTrue(cluster.raid()["stopped"], "nothing was done yet")
+        self.assertIn("goes on with what its replicas hold", cluster.cli("volume", "resume", "v", "--yes"))
+        cluster.wait_state("ready", timeout_s=40)
+        time.sleep(0.5)
+        seen = load.stop()
+        self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
         cluster.check_identical()

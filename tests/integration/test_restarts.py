@@ -65,6 +65,23 @@ class Restarts(TestCase):
         self.finish("a storage node is killed")
         self.assertNotIn("standin", str(self.cluster.rpc("c1").bdev_get_bdevs()))
 
+    def test_both_storage_nodes_are_killed(self):
+        self.restart("s1", "s2")
+        self.finish("both storage nodes are killed")
+        self.assertNotIn("stopped", self.events())
+
+    def test_the_storage_nodes_restart_one_after_the_other_whether_the_first_is_back_or_not(self):
+        for pause_s in (0.3, 1.5):
+            self.restart("s1")
+            time.sleep(pause_s)
+            self.restart("s2")
+            time.sleep(pause_s)
+        self.finish("the storage nodes restart one after the other")
+        self.assertNotIn("stopped", self.events())
+
+    def events(self):
+        return str(self.cluster.rpc("c1").diskengine_raid_wait_events(timeout_ms=0)["events"])
+
     def test_the_compute_node_restarts_while_a_replica_is_away_and_never_reads_it_stale(self):
         self.cluster.planes["s2"].kill()
         wait_until(lambda: self.cluster.in_sync() == ["s1"], 20, "the exclusion to be recorded")

@@ -20,6 +20,8 @@ class LayeredDevice : public Device, private DeviceWatcher {
   ~LayeredDevice() override;
   Device& base() const noexcept { return *base_; }
   void on_remove() override;
+  // A decorator holds nothing back that it has completed.
+  Uuid cache_instance() const override { return base_->cache_instance(); }
 
  protected:
   // The base is claimed already.

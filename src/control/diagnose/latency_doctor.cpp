@@ -13,7 +13,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int64_t kSlackMs = 2'000;      // what happened so shortly before a spike counts as with it
 constexpr double kMostOfExcess = 0.5;    // a layer is slow with the volume if it has so much of what is too much
 constexpr double kChanceLikely = 0.001;  // of so many spikes with it, if it had nothing to do with them
 constexpr double kChanceCertain = 1e-6;
@@ -69,8 +68,8 @@ std::vector<SpikeLayer> layers_of(const LatencyHistory& history, const std::vect
   return layers;
 }
 
-bool overlap(const Stretch& stretch, const Spike& spike) {
-  return stretch.begin_ms <= spike.end_ms && stretch.end_ms + kSlackMs >= spike.begin_ms;
+bool overlap(const Suspect& suspect, const Stretch& stretch, const Spike& spike) {
+  return stretch.begin_ms <= spike.end_ms && stretch.end_ms + suspect.slack_ms >= spike.begin_ms;
 }
 
 struct Fit {
@@ -89,7 +88,7 @@ double share_touched(const LatencyHistory& history, const Suspect& suspect, cons
   int64_t touched_ms = 0, reached_ms = history.since_ms;
   for (const Stretch& stretch : suspect.stretches) {
     const int64_t begin_ms = std::max(reached_ms, stretch.begin_ms - spike_ms);
-    const int64_t end_ms = std::min(history.until_ms, stretch.end_ms + kSlackMs);
+    const int64_t end_ms = std::min(history.until_ms, stretch.end_ms + suspect.slack_ms);
     if (end_ms <= begin_ms) continue;
     touched_ms += end_ms - begin_ms;
     reached_ms = end_ms;
@@ -101,14 +100,15 @@ Fit fit_of(const LatencyHistory& history, const Suspect& suspect, const std::vec
   Fit fit;
   for (const Spike& spike : spikes) {
     const auto with = std::find_if(suspect.stretches.begin(), suspect.stretches.end(),
-                                   [&](const Stretch& stretch) { return overlap(stretch, spike); });
+                                   [&](const Stretch& stretch) { return overlap(suspect, stretch, spike); });
     if (with == suspect.stretches.end()) continue;
     ++fit.hits;
     if (fit.example == nullptr) fit.example = &*with;
   }
   fit.answered = static_cast<size_t>(
       std::count_if(suspect.stretches.begin(), suspect.stretches.end(), [&](const Stretch& stretch) {
-        return std::any_of(spikes.begin(), spikes.end(), [&](const Spike& spike) { return overlap(stretch, spike); });
+        return std::any_of(spikes.begin(), spikes.end(),
+                           [&](const Spike& spike) { return overlap(suspect, stretch, spike); });
       }));
   fit.chance = chance_of(fit.hits, spikes.size(), share_touched(history, suspect, spikes));
   return fit;

@@ -13,6 +13,7 @@ namespace {
 constexpr double kBusyPercent = 90;
 constexpr double kNeighbourShare = 0.5;  // of a disk's I/O that is not this volume's
 constexpr double kAllocateUs = 500;
+constexpr int64_t kEventSlackMs = 2'000;
 
 using Wanted = std::function<bool(const PastEvent&)>;
 
@@ -80,6 +81,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = "wait for its end, or bound it: bdev_raid_set_options process_max_bandwidth_mb_sec",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("rebuild")});
   suspects.push_back({.code = "scrub",
                       .layer = "raid",
@@ -88,6 +90,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = "run scrubs with a bandwidth limit, or when there is less load",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("scrub")});
   suspects.push_back({.code = "leg-change",
                       .layer = "raid",
@@ -96,6 +99,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = fmt::format("diskengine volume diagnose {}", history.volume),
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("leg")});
   const std::set<std::string> controllers(history.controllers.begin(), history.controllers.end());
   suspects.push_back({.code = "reconnect",
@@ -105,6 +109,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = fmt::format("diskengine volume diagnose {}", history.volume),
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [controllers](const PastEvent& event) {
                         return event.type == "path" && controllers.contains(event.object);
                       })});
@@ -120,6 +125,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "look into its log for why it had ended",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& e) { return e.type == "started"; })});
   suspects.push_back({.code = "snapshot",
                       .layer = "lvol",
@@ -128,6 +134,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "take fewer or at other times; the first write to each cluster after one copies it",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_call(event, {"bdev_lvol_snapshot", "bdev_lvol_clone", "bdev_lvol_clone_bdev"});
                       })});
@@ -138,6 +145,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "do it when there is less load",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_call(
                             event, {"bdev_lvol_inflate", "bdev_lvol_decouple_parent", "bdev_lvol_start_shallow_copy",
@@ -150,6 +158,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "diskengine status",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_lvol_space"});
                       })});
@@ -160,6 +169,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "bdev_nvme_get_controller_health_info on its node",
                       .fits = {"disk"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_disk_health"});
                       })});
