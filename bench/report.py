@@ -1,5 +1,7 @@
 """The one table that './dev bench' prints."""
 
+import statistics
+
 
 def human(value):
     if value >= 999_500:
@@ -35,7 +37,7 @@ COLUMNS = [
 ]
 
 
-def print_table(rows, first_writes, rebuild, idle):
+def print_table(rows, first_writes, rebuilds, idle):
     cells = [[column(row) for _, column in COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in [[title for title, _ in COLUMNS], *cells]) for i in range(len(COLUMNS))]
     show = lambda line: "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths)))
@@ -51,13 +53,26 @@ def print_table(rows, first_writes, rebuild, idle):
         print(f"{'cluster KiB':>12} {'new':>10} {'after snapshot':>16}")
         for one in sizes:
             print(f"{one['cluster_bytes'] // 1024:>12} {one['fresh_us']:>10.0f} {one['after_snapshot_us']:>16.0f}")
-    if rebuild:
-        print("\nmirror over 2 x NVMe/TCP, a leg copied to beside random writes of 4 KiB at depth 32")
-        for what, alone, beside in (("IOPS", "iops_alone", "iops_beside_rebuild"),
-                                    ("copy MiB/s", "copy_mib_s_alone", "copy_mib_s_beside_load")):
-            share = f"{rebuild[beside] / rebuild[alone]:.0%}" if rebuild[alone] else "-"
-            print(f"{what:>12} {rebuild[alone]:>10.0f} alone {rebuild[beside]:>10.0f} together {share:>7}")
+    print_rebuilds(rebuilds)
     if idle:
         print("\nidle")
         for volumes, percent in idle.items():
             print(f"{volumes:4} attached volume{'s' if volumes > 1 else ' '}  {percent:.3f} % of a core")
+
+
+def print_rebuilds(rebuilds):
+    """Shares are formed within a round, of those during which the cores stayed at the same distance."""
+    counted = [one for one in rebuilds if not one["cores_moved"]]
+    if not rebuilds:
+        return
+    print("\nmirror over 2 x NVMe/TCP, a leg copied to beside random writes of 4 KiB at depth 32")
+    if not counted:
+        print("  the cores moved during every round: nothing can be compared")
+        return
+    print(f"{'':>12} {'alone':>10} {'together':>10} {'share':>7}  {'min - max':<11} rounds")
+    for what, alone, beside in (("IOPS", "iops_alone", "iops_beside_rebuild"),
+                                ("copy MiB/s", "copy_mib_s_alone", "copy_mib_s_beside_load")):
+        shares = [one[beside] / one[alone] for one in counted]
+        middle = [statistics.median(one[key] for one in counted) for key in (alone, beside)]
+        spread = f"{100 * min(shares):.0f} - {100 * max(shares):.0f} %"
+        print(f"{what:>12} {middle[0]:>10.0f} {middle[1]:>10.0f} {statistics.median(shares):>7.0%}  {spread:<11} {len(counted):>6}")

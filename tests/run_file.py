@@ -74,7 +74,8 @@ class Reporter(unittest.TestResult):
         signal.setitimer(signal.ITIMER_REAL, limit)
 
     def _bad(self, error):
-        self._outcome = ("failed", "".join(traceback.format_exception(*error)))
+        before = self._outcome[1] + "\n" if self._outcome[0] == "failed" else ""  # the test itself, then its clean-up
+        self._outcome = ("failed", before + "".join(traceback.format_exception(*error)))
 
     def addError(self, test, err):
         super().addError(test, err)

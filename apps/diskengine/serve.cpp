@@ -1,8 +1,8 @@
 #include "serve.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 
+#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <ostream>
@@ -60,13 +60,18 @@ Result<std::unique_ptr<Store>> open_store_once(const ServeOptions& options, cont
   return store;
 }
 
-// A database server that does not answer yet is waited for; `canceled` when a signal to end comes first.
+// The database is not there yet, or others have it to themselves for longer than one waits for them.
+bool is_worth_waiting(Errc code) {
+  return code == Errc::unreachable || code == Errc::busy || code == Errc::would_block;
+}
+
+// A database that does not answer yet is waited for; `canceled` when a signal to end comes first.
 Result<std::unique_ptr<Store>> open_store(const ServeOptions& options, control::Environment& environment,
                                           const sigset_t& signals) {
   if (!control::is_postgres(options.db_path)) TRY(make_parent(options.db_path));
   for (std::string told;;) {
     Result<std::unique_ptr<Store>> store = open_store_once(options, environment);
-    if (store || store.error().code() != Errc::unreachable) return store;
+    if (store || !is_worth_waiting(store.error().code())) return store;
     if (told.empty()) LOG_WARN("serve", "waiting for the database: {}", store.error().message());
     told = store.error().message();
     constexpr timespec kBetweenTries{.tv_sec = 1, .tv_nsec = 0};

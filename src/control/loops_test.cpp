@@ -630,6 +630,20 @@ TEST_P(LoopsTest, a_disk_that_is_not_the_initialised_one_is_not_filled) {
   EXPECT_EQ(graph().lvols[0].status.state, "waiting");
 }
 
+TEST_P(LoopsTest, a_disk_whose_store_changes_nothing_any_more_says_so_and_serves_what_it_has) {
+  make_ready();
+  s1().freeze_stores("a page could not be written");
+  run(2);
+  EXPECT_EQ(graph().disks[0].status.state, "failed");
+  EXPECT_NE(graph().disks[0].status.reason.find("a page could not be written"), std::string::npos);
+  EXPECT_EQ(graph().lvols[0].status.state, "ready");
+  EXPECT_EQ(graph().replicas[0].status.state, "ready");
+  s1().stop();
+  s1().start();
+  run(3);
+  EXPECT_EQ(graph().disks[0].status.state, "ready");
+}
+
 TEST_P(LoopsTest, a_disk_of_another_set_up_is_refused) {
   Disk disk;
   disk.node_id = graph().node_named("s1")->id;

@@ -47,7 +47,7 @@ struct Node {
   int64_t port = 0;
   std::string vhost_dir;  // compute node: the data plane's socket directory (-S)
   Status status;
-  int64_t seen_ms = 0;        // unix time the data plane last answered
+  int64_t seen_ms = 0;        // unix time, by the database, that the data plane last answered
   bool holds_writes = false;  // compute node: its data plane holds writes until an exclusion is on record
   std::string served_by;      // identity of the process whose loops serve it; empty: none
   bool assembles = false;     // compute node: its data plane puts mirrors with superblocks together as it is told

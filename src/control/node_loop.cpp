@@ -200,10 +200,11 @@ Result<void> NodeLoop::record_abilities(const Graph& graph, const Abilities& abi
 Result<void> NodeLoop::record_node_answers() {
   TRY_ASSIGN(const bool changed, store_.set_status(Kind::node, node_id_, make_status(state::kReady)));
   if (changed) LOG_INFO("control", "node {}: the data plane at {} answers", name_, rpc_socket_);
-  const int64_t now_ms = environment_.unix_ms();
-  if (now_ms - seen_recorded_ms_ < kSeenRecordEveryMs) return {};
-  seen_recorded_ms_ = now_ms;
-  return store_.set_node_seen(node_id_, now_ms);
+  const int64_t now_ms = environment_.monotonic_ms();
+  if (seen_recorded_at_ms_ && now_ms - *seen_recorded_at_ms_ < kSeenRecordEveryMs) return {};
+  TRY(store_.set_node_seen(node_id_));
+  seen_recorded_at_ms_ = now_ms;
+  return {};
 }
 
 // The node's objects say so too: a person who looks at one of them sees where the trouble is.

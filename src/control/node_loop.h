@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -53,7 +54,7 @@ class NodeLoop {
   bool is_storage_;
   std::string rpc_socket_;
   DataPlane data_plane_;
-  int64_t seen_recorded_ms_ = 0;
+  std::optional<int64_t> seen_recorded_at_ms_;  // monotonic
   std::function<bool()> may_go_on_;
 };
 

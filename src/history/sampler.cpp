@@ -89,12 +89,18 @@ Task<void> Sampler::sample() {
   for (auto& [name, memory] : device_memory_) memory.seen = false;
   std::vector<std::shared_ptr<Device>> devices = devices_.all();
   if (devices.size() > kDevicesMax) devices.resize(kDevicesMax);
-  // By weak references: one that goes away meanwhile need not wait for us.
-  std::vector<std::weak_ptr<Device>> weak(devices.begin(), devices.end());
-  devices.clear();
-  for (const std::weak_ptr<Device>& one : weak) {
-    Task<void> sampling = sample_device(one.lock(), &states);
-    co_await sampling;
+  // All at once: answers take a turn of each reactor, and with a busy one that is long.
+  std::vector<std::unique_ptr<AskedDevice>> asked;
+  for (const std::shared_ptr<Device>& device : devices)
+    if (!device->removed()) asked.push_back(ask(*device));
+  devices.clear();  // one that goes away meanwhile need not wait for us
+  for (const std::unique_ptr<AskedDevice>& one : asked) {
+    OneShot<std::vector<Outstanding>>& waiting = one->outstanding;
+    OneShot<DeviceStats>& counted = one->stats;
+    const std::vector<Outstanding> outstanding = co_await waiting;
+    const DeviceStats stats = co_await counted;
+    note_device(one->name, one->layer, stats.total, outstanding);
+    note_stuck(one->name, one->layer, outstanding, &states);
   }
   std::erase_if(device_memory_, [](const auto& entry) { return !entry.second.seen; });
   note_states(std::move(states));
@@ -102,20 +108,14 @@ Task<void> Sampler::sample() {
   last_ms_ = now_ms_;
 }
 
-Task<void> Sampler::sample_device(std::shared_ptr<Device> device, std::vector<ObjectState>* states) {
-  if (device == nullptr || device->removed()) co_return;
-  const std::string name = device->name();
-  const trace::Layer layer = device->info().layer;
-  Reactor& main = devices_.main_reactor();
-  OneShot<std::vector<Outstanding>> waiting(main);
-  OneShot<DeviceStats> counted(main);
-  device->collect_outstanding([&waiting](std::vector<Outstanding> found) { waiting.set(std::move(found)); });
-  device->collect_stats(StatsReset::nothing, [&counted](DeviceStats found) { counted.set(std::move(found)); });
-  device.reset();
-  const std::vector<Outstanding> outstanding = co_await waiting;
-  const DeviceStats stats = co_await counted;
-  note_device(name, layer, stats.total, outstanding);
-  note_stuck(name, layer, outstanding, states);
+std::unique_ptr<Sampler::AskedDevice> Sampler::ask(Device& device) const {
+  auto asked = std::make_unique<AskedDevice>(devices_.main_reactor());
+  asked->name = device.name();
+  asked->layer = device.info().layer;
+  AskedDevice* to = asked.get();
+  device.collect_outstanding([to](std::vector<Outstanding> found) { to->outstanding.set(std::move(found)); });
+  device.collect_stats(StatsReset::nothing, [to](DeviceStats found) { to->stats.set(std::move(found)); });
+  return asked;
 }
 
 Task<void> Sampler::sample_reactor(Reactor* reactor, ReactorMemory* memory) {

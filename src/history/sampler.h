@@ -64,9 +64,18 @@ class Sampler {
     std::map<RootKey, StagesLook> roots;
   };
 
+  // What a device answers.
+  struct AskedDevice {
+    explicit AskedDevice(Reactor& main) : outstanding(main), stats(main) {}
+    std::string name;
+    trace::Layer layer = trace::Layer::other;
+    OneShot<std::vector<Outstanding>> outstanding;
+    OneShot<DeviceStats> stats;
+  };
+
   void tick();
   Task<void> sample();
-  Task<void> sample_device(std::shared_ptr<Device> device, std::vector<ObjectState>* states);
+  std::unique_ptr<AskedDevice> ask(Device& device) const;
   Task<void> sample_reactor(Reactor* reactor, ReactorMemory* memory);
   void note_device(const std::string& name, trace::Layer layer, const IoStats& stats,
                    const std::vector<Outstanding>& outstanding);

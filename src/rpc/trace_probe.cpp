@@ -21,6 +21,18 @@ struct ProbeRequest : Request {
   OneShot<IoStatus> answered;
 };
 
+// Reads the first block; `visit` as in Request.
+Task<IoStatus> read_first_block(Channel& channel, std::span<const iovec> iov, trace::Visit* visit) {
+  ProbeRequest request(channel.reactor());
+  request.op = Op::read;
+  request.blocks = 1;
+  request.iov = iov;
+  request.visit = visit;
+  channel.submit(request);
+  const IoStatus status = co_await request.answered;
+  co_return status;
+}
+
 // A root for as long as it lives.
 struct OpenRoot {
   OpenRoot(trace::Recorder& r, const std::string& name) : recorder(r), root(r.open_root(name, trace::Layer::other)) {}
@@ -44,22 +56,22 @@ Task<Reply> probe(DeviceRegistry& devices, boost::json::object params) {
   DmaBuffer block((*device)->info().block_size);
   const iovec piece{block.data(), (*device)->info().block_size};
   OpenRoot open(*main.recorder(), name);
-  ProbeRequest request(main);
-  request.op = Op::read;
-  request.blocks = 1;
-  request.iov = std::span<const iovec>(&piece, 1);
+  const std::span<const iovec> iov(&piece, 1);
+  const auto failed = [&](IoStatus status) {
+    return Error(Errc::io_error, fmt::format("reading the first block of {}: {}", name, name_of(status.code)));
+  };
+  // The first I/O of a channel may wait for connections to be made: that is not what was asked.
+  const IoStatus ready = co_await read_first_block(**channel, iov, nullptr);
+  if (!ready.ok()) co_return failed(ready);
   trace::Visit* top = main.recorder()->begin(open.root, static_cast<uint8_t>(Op::read), 0, 1);
   if (top == nullptr)
     co_return Error(Errc::would_block, "the read would not be traced: tracing is off, or there is much I/O to trace");
-  request.visit = top;
-  (*channel)->submit(request);
-  const IoStatus status = co_await request.answered;
+  const IoStatus status = co_await read_first_block(**channel, iov, top);
   const trace::Trace& trace = *top->trace;
   top->leave(status.ok());
   // It has ended, and nobody else begins one before this turn goes on.
   boost::json::value told = describe(trace);
-  if (!status.ok())
-    co_return Error(Errc::io_error, fmt::format("reading the first block of {}: {}", name, name_of(status.code)));
+  if (!status.ok()) co_return failed(status);
   co_return Reply(std::move(told));
 }
 

@@ -2,19 +2,23 @@
 // every read against what was acknowledged before (record.h), and reconnects as a hypervisor does when its back end
 // was restarted, with its requests still in the rings.
 //
-//   fault_guest --socket PATH --record FILE --blocks N [--first B] [--epoch E] [--writer W] [--depth D] [--seed S]
-//               [--verify]
+//   fault_guest --socket PATH --record FILE --blocks N [--first B] [--stride S] [--zero-blocks Z] [--epoch E]
+//               [--writer W] [--depth D] [--seed S] [--verify]
 //
-// Runs until SIGTERM; --verify reads every block once instead. The end is one line of JSON; exit code 0, or 3 when a
-// read was wrong, which is said at once.
+// Runs until SIGTERM (or SIGINT, after which it waits for nothing); --verify reads every block once instead. With
+// --zero-blocks a few of its operations are flushes, and zeroings (that may unmap) of so many blocks in a row with what
+// lies between them. The end is one line of JSON, with the monotonic time of each error; exit code 0, or 3 when a read
+// was wrong, which is said at once.
 #include <poll.h>
 #include <csignal>
 #include <ctime>
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <deque>
 #include <string>
 #include <vector>
 
@@ -32,10 +36,18 @@ constexpr int kWaitMs = 20;
 constexpr uint64_t kRetryNs = 50'000'000;      // between tries to connect
 constexpr uint64_t kDrainNs = 30'000'000'000;  // for what is under way at the end
 constexpr unsigned kWritesOfTen = 6;
+constexpr unsigned kRareOneIn = 50;  // operations that are a flush or a zeroing
+constexpr uint64_t kAfterErrorNs =
+    20'000'000;  // before the next operation begins: errors may come as fast as asked for
+constexpr size_t kErrorsListedMax = 2'000;
 constexpr int kExitWrong = 3;
 
 volatile sig_atomic_t is_ending = 0;
-void on_signal(int) { is_ending = 1; }
+volatile sig_atomic_t is_patient = 1;  // waits for what is under way
+void on_signal(int number) {
+  is_ending = 1;
+  if (number == SIGINT) is_patient = 0;
+}
 
 uint64_t now_ns() {
   timespec now{};
@@ -48,6 +60,8 @@ struct Options {
   std::string record;
   uint64_t first = 0;
   uint64_t blocks = 0;
+  uint64_t stride = 1;       // from one block that is used to the next
+  uint64_t zero_blocks = 0;  // 0: no zeroing and no flush
   uint64_t epoch = 1;
   uint64_t writer = 1;
   unsigned depth = 4;
@@ -55,11 +69,14 @@ struct Options {
   bool verify = false;
 };
 
+enum class Kind { read, write, zero, flush };
+
 struct Operation {
   bool is_busy = false;
-  bool is_write = false;
-  uint64_t block = 0;
-  uint64_t sequence = 0;
+  Kind kind = Kind::read;
+  uint64_t block = 0;   // the first
+  uint64_t blocks = 1;  // 0: a flush
+  std::vector<uint64_t> sequences;
   uint64_t began_ns = 0;
 };
 
@@ -83,7 +100,7 @@ class Guest {
       const bool is_over = is_ending || (options_.verify && next_to_verify_ == options_.blocks);
       if (!is_over) start_operations();
       if (is_over && busy_ == 0) break;
-      if (drain_until != 0 && now_ns() > drain_until) break;
+      if (drain_until != 0 && (now_ns() > drain_until || !is_patient)) break;
       turn();
     }
     return finish();
@@ -129,43 +146,85 @@ class Guest {
   }
 
   void start_operations() {
+    if (now_ns() < pause_until_ns_) return;
     for (size_t slot = 0; slot < operations_.size(); ++slot) {
-      if (operations_[slot].is_busy) continue;
-      uint64_t block = 0;
+      Operation& operation = operations_[slot];
+      if (operation.is_busy) continue;
       if (options_.verify) {
         if (next_to_verify_ == options_.blocks) return;
-        block = options_.first + next_to_verify_++;
+        operation.block = options_.first + next_to_verify_++;
       } else {
-        block = options_.first + random() % options_.blocks;
-        if (is_used_[block]) continue;
+        choose(operation);
+        if (!is_free(operation)) continue;
       }
-      start(slot, block);
+      start(slot);
     }
   }
 
-  void start(size_t slot, uint64_t block) {
+  void choose(Operation& operation) {
+    operation.blocks = 1;
+    operation.block = options_.first + random() % options_.blocks;
+    operation.kind = random() % 10 < kWritesOfTen ? Kind::write : Kind::read;
+    if (options_.zero_blocks == 0 || random() % kRareOneIn != 0) return;
+    operation.kind = random() % 2 == 0 ? Kind::zero : Kind::flush;
+    operation.blocks = operation.kind == Kind::zero ? options_.zero_blocks : 0;
+    operation.block = options_.first + random() % (options_.blocks / options_.zero_blocks) * options_.zero_blocks;
+  }
+
+  bool is_free(const Operation& operation) const {
+    const auto first = is_used_.begin() + static_cast<ptrdiff_t>(operation.block);
+    return std::none_of(first, first + static_cast<ptrdiff_t>(operation.blocks), [](bool is_used) { return is_used; });
+  }
+
+  void mark_used(const Operation& operation, bool is_used) {
+    for (uint64_t i = 0; i < operation.blocks; ++i) is_used_[operation.block + i] = is_used;
+  }
+
+  // The operation of this slot was chosen.
+  void start(size_t slot) {
     Operation& operation = operations_[slot];
-    operation = {.is_busy = true,
-                 .is_write = !options_.verify && random() % 10 < kWritesOfTen,
-                 .block = block,
-                 .sequence = 0,
-                 .began_ns = now_ns()};
-    if (operation.is_write) {
-      operation.sequence = record_.begin_write(block);
-      for (uint32_t i = 0; i < fault::kSectorsPerBlock; ++i)
-        fault::fill_sector(data_of(slot) + size_t{i} * fault::kSectorBytes,
-                           {.magic = 0,
-                            .writer = options_.writer,
-                            .epoch = options_.epoch,
-                            .sequence = operation.sequence,
-                            .sector = block * fault::kSectorsPerBlock + i,
-                            .crc = 0,
-                            .reserved = 0});
+    operation.is_busy = true;
+    operation.began_ns = now_ns();
+    operation.sequences.clear();
+    const uint64_t sector = operation.block * options_.stride * fault::kSectorsPerBlock;
+    client::VhostIo io{VirtioBlkType::in, sector, data_of(slot), fault::kBlockBytes, slot};
+    switch (operation.kind) {
+      case Kind::read:
+        break;
+      case Kind::write:
+        io.type = VirtioBlkType::out;
+        operation.sequences.push_back(record_.begin_write(operation.block, options_.epoch));
+        fill(data_of(slot), sector, operation.sequences[0]);
+        break;
+      case Kind::zero: {
+        io.type = VirtioBlkType::write_zeroes;
+        for (uint64_t i = 0; i < operation.blocks; ++i)
+          operation.sequences.push_back(record_.begin_zeroing(operation.block + i, options_.epoch));
+        const uint64_t sectors = operation.blocks * options_.stride * fault::kSectorsPerBlock;
+        const spec::VirtioBlkRange range{sector, static_cast<uint32_t>(sectors), spec::kVirtioBlkRangeUnmap};
+        std::memcpy(io.data, &range, sizeof range);
+        io.bytes = sizeof range;
+        io.sector = 0;
+        break;
+      }
+      case Kind::flush:
+        io = {VirtioBlkType::flush, 0, nullptr, 0, slot};
+        break;
     }
-    is_used_[block] = true;
+    mark_used(operation, true);
     ++busy_;
-    disk_->queue(0).submit({operation.is_write ? VirtioBlkType::out : VirtioBlkType::in,
-                            block * fault::kSectorsPerBlock, data_of(slot), fault::kBlockBytes, slot});
+    disk_->queue(0).submit(io);
+  }
+
+  void fill(uint8_t* data, uint64_t sector, uint64_t sequence) const {
+    for (uint32_t i = 0; i < fault::kSectorsPerBlock; ++i)
+      fault::fill_sector(data + size_t{i} * fault::kSectorBytes, {.magic = 0,
+                                                                  .writer = options_.writer,
+                                                                  .epoch = options_.epoch,
+                                                                  .sequence = sequence,
+                                                                  .sector = sector + i,
+                                                                  .crc = 0,
+                                                                  .reserved = 0});
   }
 
   void turn() {
@@ -184,27 +243,37 @@ class Guest {
   void complete(size_t slot, bool is_ok) {
     Operation& operation = operations_[slot];
     operation.is_busy = false;
-    is_used_[operation.block] = false;
+    mark_used(operation, false);
     --busy_;
-    longest_ns_ = std::max(longest_ns_, now_ns() - operation.began_ns);
+    const uint64_t now = now_ns();
+    longest_ns_ = std::max(longest_ns_, now - operation.began_ns);
     if (!is_ok) {
+      if (errors_ns_.size() < kErrorsListedMax) errors_ns_.push_back(now);
       ++errors_;
+      pause_until_ns_ = now + kAfterErrorNs;
       return;
     }
-    ++(operation.is_write ? writes_ : reads_);
-    if (operation.is_write) return record_.acknowledged(operation.block, operation.sequence, options_.epoch);
-    if (record_.is_over(options_.epoch)) return;  // a writer that was cut off may read what is old
-    wrong_ = record_.check_read(operation.block, data_of(slot));
+    if (operation.kind == Kind::read) {
+      ++reads_;
+      if (record_.is_over(options_.epoch)) return;  // a writer that was cut off may read what is old
+      wrong_ = record_.check_read(operation.block, operation.block * options_.stride, data_of(slot));
+      return;
+    }
+    ++(operation.kind == Kind::flush ? flushes_ : operation.kind == Kind::zero ? zeroings_ : writes_);
+    for (size_t i = 0; i < operation.sequences.size(); ++i)
+      record_.acknowledged(operation.block + i, operation.sequences[i], options_.epoch);
   }
 
   int finish() {
     if (!wrong_.empty()) std::fprintf(stderr, "fault_guest: %s\n", wrong_.c_str());
     std::printf(
-        "{\"writes\":%llu,\"reads\":%llu,\"errors\":%llu,\"unanswered\":%u,\"reconnects\":%u,\"longest_ms\":%.1f,"
-        "\"wrong\":%s,\"epochs\":%s}\n",
-        static_cast<unsigned long long>(writes_), static_cast<unsigned long long>(reads_),
-        static_cast<unsigned long long>(errors_), busy_, reconnects_, static_cast<double>(longest_ns_) / 1e6,
-        wrong_.empty() ? "false" : "true", record_.epochs_json().c_str());
+        "{\"writes\":%llu,\"zeroings\":%llu,\"flushes\":%llu,\"reads\":%llu,\"errors\":%llu,\"errors_ns\":[%s],"
+        "\"unanswered\":%u,\"reconnects\":%u,\"longest_ms\":%.1f,\"wrong\":%s,\"epochs\":%s}\n",
+        static_cast<unsigned long long>(writes_), static_cast<unsigned long long>(zeroings_),
+        static_cast<unsigned long long>(flushes_), static_cast<unsigned long long>(reads_),
+        static_cast<unsigned long long>(errors_), fmt::format("{}", fmt::join(errors_ns_, ",")).c_str(), busy_,
+        reconnects_, static_cast<double>(longest_ns_) / 1e6, wrong_.empty() ? "false" : "true",
+        record_.epochs_json().c_str());
     return wrong_.empty() ? 0 : kExitWrong;
   }
 
@@ -219,9 +288,13 @@ class Guest {
   uint64_t state_ = 1;
   unsigned busy_ = 0;
   unsigned reconnects_ = 0;
+  uint64_t pause_until_ns_ = 0;
   uint64_t writes_ = 0;
+  uint64_t zeroings_ = 0;
+  uint64_t flushes_ = 0;
   uint64_t reads_ = 0;
   uint64_t errors_ = 0;
+  std::vector<uint64_t> errors_ns_;  // when, the first kErrorsListedMax
   uint64_t longest_ns_ = 0;
   std::string wrong_;
 };
@@ -235,6 +308,9 @@ int main(int argc, char** argv) {
   cli.add_option("--record", options.record, "what is known of the volume; shared by its writers")->required();
   cli.add_option("--blocks", options.blocks, "blocks of 4 KiB to use")->required()->check(CLI::Range(1, 1 << 24));
   cli.add_option("--first", options.first, "block to begin with")->check(CLI::Range(0, 1 << 24));
+  cli.add_option("--stride", options.stride, "from one block that is used to the next, in blocks")
+      ->check(CLI::Range(1, 1 << 12));
+  cli.add_option("--zero-blocks", options.zero_blocks, "blocks that a zeroing covers; with it there are flushes too");
   cli.add_option("--epoch", options.epoch, "of the attachment");
   cli.add_option("--writer", options.writer, "marks what this guest writes");
   cli.add_option("--depth", options.depth, "requests in flight")->check(CLI::Range(1, 32));

@@ -7,6 +7,7 @@ import time
 from diskengine_test import wait_until
 
 PREFIX = "10.77.0."
+NOBODY = "02:00:00:00:00:fe"  # an Ethernet address that no machine has
 
 
 def _ip(*arguments, check=True):
@@ -36,12 +37,16 @@ class Machine:
     def inside(self, *arguments, check=True):
         subprocess.run([*self.prefix, "ip", *arguments], check=check, capture_output=True)
 
-    def cut_to(self, other):
-        """What this machine sends to the other one vanishes."""
-        self.inside("route", "add", "blackhole", f"{other.address}/32", check=False)
+    def cut_to(self, other, silently=False):
+        """What this machine sends to the other one vanishes; unless silently, its programs are told when they send."""
+        if silently:
+            self.inside("neigh", "replace", other.address, "lladdr", NOBODY, "nud", "permanent", "dev", "eth0", check=False)
+        else:
+            self.inside("route", "add", "blackhole", f"{other.address}/32", check=False)
 
     def mend_to(self, other):
         self.inside("route", "del", "blackhole", f"{other.address}/32", check=False)
+        self.inside("neigh", "del", other.address, "dev", "eth0", check=False)
 
     def unplug(self):
         _ip("link", "set", f"v-{self.name}", "down")

@@ -86,9 +86,15 @@ void Record::enter(uint64_t epoch) noexcept {
   while (before < epoch && !header_->epoch.compare_exchange_weak(before, epoch)) continue;
 }
 
-uint64_t Record::begin_write(uint64_t block) noexcept {
+uint64_t Record::begin_write(uint64_t block, uint64_t epoch) noexcept {
   const uint64_t sequence = ++header_->sequence;
-  table_[block].begun = std::max(table_[block].begun, sequence);
+  if (!is_over(epoch)) table_[block].begun = std::max(table_[block].begun, sequence);
+  return sequence;
+}
+
+uint64_t Record::begin_zeroing(uint64_t block, uint64_t epoch) noexcept {
+  const uint64_t sequence = begin_write(block, epoch);
+  if (!is_over(epoch)) table_[block].zeroed = {.sequence = sequence, .epoch = epoch};
   return sequence;
 }
 
@@ -101,12 +107,16 @@ void Record::acknowledged(uint64_t block, uint64_t sequence, uint64_t epoch) noe
   if (entry.first_ack_ns == 0) entry.first_ack_ns = entry.last_ack_ns;
 }
 
-std::string Record::check_read(uint64_t block, const uint8_t* data) {
+std::string Record::check_read(uint64_t block, uint64_t position, const uint8_t* data) {
   Block& known = table_[block];
   for (uint32_t i = 0; i < kSectorsPerBlock; ++i) {
-    const uint64_t index = block * kSectorsPerBlock + i;
-    const Result<SectorMark> mark = read_sector(data + size_t{i} * kSectorBytes, index);
+    const uint64_t index = position * kSectorsPerBlock + i;
+    Result<SectorMark> mark = read_sector(data + size_t{i} * kSectorBytes, index);
     if (!mark) return mark.error().message();
+    if (mark->magic == 0) {
+      mark->sequence = known.zeroed.sequence;
+      mark->epoch = known.zeroed.epoch;
+    }
     Floor& floor = known.floor[i];
     if (mark->sequence < floor.sequence)
       return fmt::format("sector {} holds write {} of epoch {}; write {} of epoch {} was acknowledged or read before",

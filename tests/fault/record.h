@@ -3,7 +3,8 @@
 //
 // The rule: a read returns nothing older than what was acknowledged to a writer, or returned by a read, before it
 // began; nothing that was never written; and nothing of an epoch that was over when what it replaces was acknowledged.
-// One operation per block is under way at a time.
+// One operation per block is under way at a time. A zeroing is a write whose content names nobody: zeroes that are read
+// count as the last one that began.
 //
 // One thread of one process at a time for a block; counters shared by writers are atomic.
 #pragma once
@@ -51,11 +52,14 @@ class Record {
   void enter(uint64_t epoch) noexcept;
   bool is_over(uint64_t epoch) const noexcept { return header_->epoch > epoch; }
 
-  // The sequence of a write that begins now.
-  uint64_t begin_write(uint64_t block) noexcept;
+  // The sequence of a write, or of a zeroing, that begins now. One of an epoch that is over must not reach the volume,
+  // so nothing is noted of it.
+  uint64_t begin_write(uint64_t block, uint64_t epoch) noexcept;
+  uint64_t begin_zeroing(uint64_t block, uint64_t epoch) noexcept;
   void acknowledged(uint64_t block, uint64_t sequence, uint64_t epoch) noexcept;
-  // Holds what a read returned against the rule, and raises what the next one may return. Empty, or what is wrong.
-  std::string check_read(uint64_t block, const uint8_t* data);
+  // Holds what a read returned against the rule, and raises what the next one may return. `position` is where the block
+  // lies on the disk, in blocks. Empty, or what is wrong.
+  std::string check_read(uint64_t block, uint64_t position, const uint8_t* data);
   // One line of JSON: each epoch with the monotonic times of its first and last acknowledgement.
   std::string epochs_json() const;
 
@@ -75,6 +79,7 @@ class Record {
   };
   struct Block {
     uint64_t begun;  // the newest write that began
+    Floor zeroed;    // the newest zeroing that began
     Floor floor[kSectorsPerBlock];
   };
 

@@ -1,210 +1,160 @@
-"""A cluster whose parts fail at random: two storage nodes and two compute nodes, each with a data plane and an agent of
-its own in a network namespace of its own, one database, and a guest that knows what was acknowledged.
+"""The cluster of the fault tests: two storage nodes and two compute nodes, each with a data plane and an agent of its own on
+a machine (network namespace) of its own; the API on one more, and PostgreSQL, if that is the database, on the last."""
 
-A history is a seeded sequence of faults under that guest. In the end everything is mended, and it must hold: no read
-returned anything older than what was acknowledged or read before (the guest fails at once), each epoch's last
-acknowledgement came before the next one's first, all is ready again, what is read is still right, and the legs are the
-same byte for byte."""
-
+import json
 import os
-import random
-import signal
-import sqlite3
-import time
+import shutil
+import struct
+import tempfile
 
-from diskengine_test import wait_until
-from diskengine_test.cluster import Cluster
+from diskengine_test import RpcClient, program, scaled
+from diskengine_test.cluster import MIB, Cluster
+from diskengine_test.deadline import wait_until
 from diskengine_test.postgres import Postgres
 from network import Network
 
-BLOCKS = 256  # few, so that operations meet
-READY_S = 60
-# An acknowledgement counts when the guest sees it, which a busy machine may delay.
-EPOCH_SLACK_NS = 2_000_000_000
+API = "api"
+DATABASE = "db"
+LATENCIES = ("avg_read", "p99_read", "avg_write", "p99_write")
+CLOCK_LIBRARY = "../test/libclock_jump.so"
+ASK_TIMEOUT_S = 1
+
+
+class Clocks:
+    """The wall clock of each process (clock_jump.cpp). With sanitizers, whose runtime must be loaded first, none jumps."""
+
+    def __init__(self, case):
+        self.are_possible = scaled(1) == 1 and os.path.exists(program(CLOCK_LIBRARY))
+        self.names = []
+        if self.are_possible:  # where PostgreSQL's user may read too
+            self.directory = tempfile.mkdtemp(prefix="de-clocks-", dir="/tmp")
+            case.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+            os.chmod(self.directory, 0o755)
+            self.library = shutil.copy(program(CLOCK_LIBRARY), self.directory)
+
+    def environment(self, name):
+        """With what a process is started so that it has the clock of this name."""
+        if not self.are_possible:
+            return None
+        if name not in self.names:
+            self.names.append(name)
+            self.jump(name, 0)
+        return {"LD_PRELOAD": self.library, "DISKENGINE_CLOCK_FILE": os.path.join(self.directory, name)}
+
+    def jump(self, name, offset_s):
+        """To so far from the machine's time."""
+        with open(os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
+            file.write(struct.pack("q", int(offset_s * 1e9)))
 
 
 class FaultCluster(Cluster):
+    """Every storage node's disk is a file under an error and a delay device, so that it can be told to misbehave."""
+
     def __init__(self, case, on_postgres):
         super().__init__(case, storage=2, compute=2, interval="300ms")
-        self.postgres = Postgres(case) if on_postgres and Postgres.is_possible() else None
-        if self.postgres is not None:
+        has_server = on_postgres and Postgres.is_possible()
+        self.nodes = self.storage + self.compute
+        self.network = Network(case, [*self.nodes, API, *([DATABASE] if has_server else [])])
+        self.clocks = Clocks(case)
+        self.postgres = None
+        if has_server:
+            machine = self.network[DATABASE]
+            self.postgres = Postgres(case, machine.address, machine.prefix, self.clocks.environment(DATABASE))
             self.db = self.postgres.conninfo
-        self.network = Network(case, self.storage + self.compute)
         self.addresses = {node: f"{self.network[node].address}:4420" for node in self.storage}
         self.agents = {}
 
+    # --- processes
+
     def start_plane(self, node):
-        number = (self.storage + self.compute).index(node)
-        core = hex(1 << (number % os.cpu_count()))
-        self.planes[node] = self.case.start_io(node, core_mask=core, prefix=self.network[node].prefix)
+        options = {"core_mask": hex(1 << (self.nodes.index(node) % os.cpu_count())), "prefix": self.network[node].prefix,
+                   "env": self.clocks.environment(f"plane-{node}")}
+        if node in self.storage:
+            options["extra_arguments"] = ["--json", self._disk_config(node)]
+        self.planes[node] = self.case.start_io(node, **options)
         return self.planes[node]
+
+    def disk_bdev(self, node):
+        """What the control plane calls the first disk that was added, the second, and so on."""
+        return f"NvmeDisk{self.storage.index(node) + 1}n1"
+
+    def _disk_config(self, node):
+        """A start-up file that opens the disk, before the node's agent does."""
+        none = {f"{kind}_latency": 0 for kind in LATENCIES}
+        calls = [  # what is in the middle is not to be taken for the disk
+            {"method": "bdev_set_options", "params": {"bdev_auto_examine": False}},
+            {"method": "bdev_uring_create", "params": {"name": "raw", "filename": self.disks[node], "block_size": 512}},
+            {"method": "bdev_error_create", "params": {"base_name": "raw"}},
+            {"method": "bdev_delay_create", "params": {"base_bdev_name": "EE_raw", "name": self.disk_bdev(node), **none}},
+            {"method": "bdev_examine", "params": {"name": self.disk_bdev(node)}},
+        ]
+        path = self.case.path(f"{node}.json")
+        with open(path, "w") as file:
+            json.dump({"subsystems": [{"subsystem": "bdev", "config": calls}]}, file)
+        return path
 
     def start_control(self):
         """The API, and an agent for each node; all on one database."""
-        super().start_control()
-        for node in self.storage + self.compute:
+        self.start_api()
+        wait_until(lambda: self._run("status").returncode == 0, 20, "the control plane to answer")
+        for node in self.nodes:
             self.start_agent(node)
 
-    def serve_command(self, *more):
-        return super().serve_command("--role", "api", *more)
+    def start_api(self):
+        command = [*self.network[API].prefix, *self.serve_command("--role", "api")]
+        self.serve = self.case.start(command, "serve", env=self.clocks.environment(API))
 
     def start_agent(self, node):
         role = "storagenode" if node in self.storage else "baremetal"
-        command = [self.serve_command()[0], "serve", "--db", self.db, "--interval", self.interval, "--role", role]
-        self.agents[node] = self.case.start([*command, "--node", node], f"agent-{node}")
+        command = [*self.network[node].prefix, program("diskengine"), "serve", "--db", self.db, "--interval", self.interval,
+                   "--role", role, "--node", node]
+        self.agents[node] = self.case.start(command, f"agent-{node}", env=self.clocks.environment(f"agent-{node}"))
 
+    def processes(self):
+        """Every one of ours that runs."""
+        all_of_them = [*self.planes.values(), *self.agents.values(), self.serve]
+        return [process for process in all_of_them if process.exit_code() is None]
 
-class History:
-    def __init__(self, case, seed, faults, say=print):
-        self.case = case
-        self.seed = seed
-        self.faults = faults
-        self.random = random.Random(seed)
-        self.say = say
-        self.cluster = FaultCluster(case, on_postgres=self.random.random() < 0.5)
-        self.holder = "c1"  # the compute node that has the volume
-        self.guests = []
+    def database_pids(self):
+        """Of every process of the PostgreSQL server, if there is one and it runs."""
+        is_running = self.postgres is not None and self.postgres.server.exit_code() is None
+        return self.postgres.processes() if is_running else []
 
-    def run(self):
-        self.cluster.start()
-        self.cluster.make_volume(node=self.holder)
-        self.start_guest()
-        kinds = [self.kill_plane, self.kill_agent, self.stop_agent, self.stop_plane, self.cut_link, self.cut_link,
-                 self.unplug, self.lose_database]
-        for _ in range(self.faults):
-            what = self.random.random()
-            if what < 0.15:
-                self.move()
-            else:
-                self.at_once(self.random.sample(kinds, 2 if what < 0.5 else 1))
-            time.sleep(self.random.uniform(0.1, 1.5))
-            self.check_guests()
-        return self.judge()
+    # --- what a data plane is told and asked; OSError when it is gone or does not answer
 
-    def at_once(self, kinds):
-        """One fault, or two that overlap; each has a randomness of its own. A fault is a generator: it yields how long it
-        waits. No threads: what a thread starts ends with it."""
-        running = [[time.monotonic(), kind(random.Random(self.random.randrange(1 << 30)))] for kind in kinds]
-        while running:
-            running.sort(key=lambda entry: entry[0])
-            time.sleep(max(0, running[0][0] - time.monotonic()))
-            try:
-                running[0][0] = time.monotonic() + next(running[0][1])
-            except StopIteration:
-                running.pop(0)
+    def ask(self, node, method, timeout_s=ASK_TIMEOUT_S, **parameters):
+        """On a connection of its own, so that an answer that came too late is nobody's."""
+        with RpcClient(self.planes[node].rpc_path, timeout_s=timeout_s) as client:
+            return client.call(method, **parameters)
 
-    def tell(self, what):
-        self.say(f"  {what}")
+    def set_latency(self, node, latency_us):
+        for kind in LATENCIES:
+            self.ask(node, "bdev_delay_update_latency", delay_bdev_name=self.disk_bdev(node), latency_type=kind,
+                     latency_us=latency_us)
 
-    def start_guest(self):
-        self.guests.append(self.cluster.start_load(blocks=BLOCKS, depth=8, seed=self.random.randrange(1 << 30)))
+    def inject(self, node, io_type, error_type="failure", count=1):
+        self.ask(node, "bdev_error_inject_error", name="EE_raw", io_type=io_type, error_type=error_type, num=count)
 
-    def check_guests(self):
-        for guest in self.guests:
-            if guest.exit_code() is not None:
-                guest.fail(f"ended with {guest.exit_code()} (seed {self.seed})")
+    def end_errors(self, node):
+        self.inject(node, "clear")
+        self.ask(node, "bdev_error_resume_pending", name="EE_raw")
 
-    # --- faults; each is over when it returns
+    def store(self, node):
+        """The node's lvol store, or None while it is not loaded."""
+        stores = self.ask(node, "bdev_lvol_get_lvstores")
+        return stores[0] if stores else None
 
-    def any_node(self, rng):
-        return rng.choice(self.cluster.storage + self.cluster.compute)
+    def fill_store(self, node, name):
+        """Takes every free cluster for a lvol of this name; false if there is none."""
+        store = self.store(node)
+        free_mib = store["free_clusters"] * store["cluster_size"] // MIB if store else 0
+        if free_mib == 0:
+            return False
+        self.ask(node, "bdev_lvol_create", timeout_s=10, lvs_name=store["name"], lvol_name=name, size_in_mib=free_mib,
+                 thin_provision=False)
+        return True
 
-    def kill_plane(self, rng):
-        node = rng.choice([*self.cluster.storage, self.holder])
-        self.tell(f"kill the data plane of {node}")
-        self.cluster.planes[node].kill()
-        yield rng.uniform(0, 2)
-        self.cluster.start_plane(node)
-
-    def kill_agent(self, rng):
-        node = self.any_node(rng)
-        self.tell(f"kill the agent of {node}")
-        self.cluster.agents[node].kill()
-        yield rng.uniform(0, 2)
-        self.cluster.start_agent(node)
-
-    def stop_agent(self, rng):
-        """It goes on later with what it had read before."""
-        node = self.any_node(rng)
-        yield from self.hold(rng, self.cluster.agents[node], f"the agent of {node}", 7)
-
-    def stop_plane(self, rng):
-        node = self.any_node(rng)
-        yield from self.hold(rng, self.cluster.planes[node], f"the data plane of {node}", 4)
-
-    def hold(self, rng, process, what, most):
-        self.tell(f"stop {what} for a while")
-        self.send(process, signal.SIGSTOP)
-        yield rng.uniform(0.2, most)
-        self.send(process, signal.SIGCONT)
-
-    def send(self, process, number):
-        """Unless another fault has killed it meanwhile."""
-        if process.exit_code() is None:
-            process.signal(number)
-
-    def cut_link(self, rng):
-        """One way, or both, between a compute node and a storage node."""
-        network = self.cluster.network
-        compute, storage = network[self.holder], network[rng.choice(self.cluster.storage)]
-        ways = rng.choice([[(compute, storage)], [(storage, compute)], [(compute, storage), (storage, compute)]])
-        self.tell(f"cut {', '.join(f'{a.name} to {b.name}' for a, b in ways)}")
-        for one, other in ways:
-            one.cut_to(other)
-        yield rng.uniform(0.2, 6)
-        for one, other in ways:
-            one.mend_to(other)
-
-    def unplug(self, rng):
-        machine = self.cluster.network[self.any_node(rng)]
-        self.tell(f"unplug {machine.name}")
-        machine.unplug()
-        yield rng.uniform(0.2, 4)
-        machine.plug_in()
-
-    def lose_database(self, rng):
-        if self.cluster.postgres is not None:
-            self.tell("kill the database")
-            self.cluster.postgres.kill()
-            yield rng.uniform(0.2, 4)
-            self.cluster.postgres.start()
-            return
-        self.tell("the database does not answer")
-        database = sqlite3.connect(self.cluster.db, timeout=30, isolation_level=None)
-        database.execute("BEGIN EXCLUSIVE")
-        yield rng.uniform(0.2, 4)
-        database.execute("ROLLBACK")
-        database.close()
-
-    def move(self):
-        """The volume goes to the other compute node; the one that had it is not asked, and its guest goes on trying."""
-        self.holder = "c2" if self.holder == "c1" else "c1"
-        self.tell(f"move the volume to {self.holder}")
-        # A guest that was left behind there would find its disk again, and write under an epoch that it does not know.
-        for guest in [guest for guest in self.guests if guest.node == self.holder]:
-            guest.kill()
-            self.guests.remove(guest)
-        self.cluster.cli("attachment", "move", "v", "--node", self.holder, "--no-wait")
-        self.start_guest()
-
-    # --- the end
-
-    def judge(self):
-        self.cluster.network.mend()
-        self.cluster.wait_state("ready", timeout_s=READY_S)
-        time.sleep(1)
-        self.check_guests()
-        seen = [guest.stop() for guest in self.guests]
-        again = self.cluster.start_load(blocks=BLOCKS, verify=True).result()
-        self.case.assertEqual((again["reads"], again["wrong"]), (BLOCKS, False))
-        self.check_epochs(again["epochs"])
-        self.cluster.check_identical()
-        # A guest whose volume was given away gets errors until it is stopped; the last one has it to the end.
-        return {"writes": sum(s["writes"] for s in seen), "reads": sum(s["reads"] for s in seen),
-                "errors_of_the_last": seen[-1]["errors"], "longest_ms": max(s["longest_ms"] for s in seen),
-                "epochs": len(again["epochs"])}
-
-    def check_epochs(self, epochs):
-        for earlier, later in zip(epochs, epochs[1:]):
-            self.case.assertLess(earlier["last_ack_ns"], later["first_ack_ns"] + EPOCH_SLACK_NS,
-                                 f"epoch {earlier['epoch']} acknowledged after {later['epoch']} did (seed {self.seed})")
+    def lvols_named(self, node, prefix):
+        """The aliases of the node's lvols whose name begins so."""
+        aliases = [alias for bdev in self.ask(node, "bdev_get_bdevs") for alias in bdev["aliases"]]
+        return [alias for alias in aliases if "/" in alias and alias.split("/")[1].startswith(prefix)]

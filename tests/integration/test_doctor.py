@@ -2,25 +2,28 @@
 
 import time
 
-from diskengine_test import TestCase
-from diskengine_test.control import Fleet
+from diskengine_test import TestCase, wait_until
+from diskengine_test.control import MIB, Fleet
 
-SPIKES = 10
+SPIKES = 9
 FOUND = 6  # at least: a busy machine hides some
-DISTANCE_S = 5
+DISTANCE_S = 6
+SLOW_US = 800_000  # out of the reach of what a busy machine does to every write
 OK, FAILED, USAGE, NOT_FOUND = 0, 1, 2, 3
 
 
 class DoctorLatency(TestCase):
     TEST_TIMEOUT_S = 180
+    # Small ones, of which little is copied each time.
+    SIZES = {"test_a_snapshot_schedule_is_named": "8MiB", "test_rebuilds_are_named": "8MiB"}
 
     def setUp(self):
         super().setUp()
         self.fleet = Fleet(self).start()
-        self.fleet.volume()
+        self.fleet.volume(size=self.SIZES.get(self._testMethodName, "64MiB"))
 
-    def disk_delay(self, node, us):
-        for kind in ("avg_write", "p99_write"):
+    def disk_delay(self, node, us, op="write"):
+        for kind in (f"avg_{op}", f"p99_{op}"):
             self.fleet.rpc(node).bdev_delay_update_latency(
                 delay_bdev_name=self.fleet.disk_bdev(node), latency_type=kind, latency_us=us)
 
@@ -33,23 +36,83 @@ class DoctorLatency(TestCase):
         time.sleep(DISTANCE_S)
         for _ in range(SPIKES):
             begin = time.monotonic()
-            self.disk_delay("s2", 50_000)
-            time.sleep(0.7)
+            self.disk_delay("s2", SLOW_US)
+            time.sleep(0.4)  # shorter than the delay: one write has it
             self.disk_delay("s2", 0)
             time.sleep(max(0, begin + DISTANCE_S - time.monotonic()))
         found = self.fleet.query("doctor", "latency", "v", "--since", "2m", expect=(FAILED,))
-        self.assertGreaterEqual(len(found["spikes"]), FOUND, found)
-        self.assertGreater(max(spike["worst_us"] for spike in found["spikes"]), 40_000)
-        self.assertAlmostEqual(found["period_ms"], DISTANCE_S * 1000, delta=600)
-        self.assertEqual((found["layers"][0]["layer"], found["layers"][0]["node"]), ("disk", "s2"))
+        tall = [spike for spike in found["spikes"] if spike["worst_us"] > SLOW_US / 2]
+        self.assertGreaterEqual(len(tall), FOUND, found)
+        self.assertAlmostEqual(found["period_ms"], DISTANCE_S * 1000, delta=600, msg=found)
+        self.assertEqual((found["layers"][0]["layer"], found["layers"][0]["node"]), ("disk", "s2"), found)
         likely = [(cause["code"], cause["node"]) for cause in found["causes"] if cause["certainty"] != "possible"]
-        self.assertEqual(likely, [("disk-slow", "s2")], found)
+        self.assertIn(("disk-slow", "s2"), likely, found)
+        busy = [(code, node) for code, node in likely if code == "reactor-saturated"]  # true where others use the CPUs
+        self.assertEqual([("disk-slow", "s2")], [one for one in likely if one not in busy], found)
         excluded = {one["code"] for one in found["excluded"]}
         self.assertLessEqual({"rebuild", "scrub", "reconnect", "snapshot"}, excluded)
         drawn = self.fleet.run("doctor", "latency", "v", "--since", "2m").stdout
         self.assertIn("^", drawn)
         self.assertIn("disk on s2", drawn)
         self.assertLessEqual(max(len(line) for line in drawn.splitlines()[2:11]), 80)
+
+    def doctor(self):
+        """What it found, and whatever it holds for likely or certain."""
+        found = self.fleet.query("doctor", "latency", "v", "--since", "4m", expect=(FAILED,))
+        return found, [(cause["code"], cause["node"]) for cause in found["causes"] if cause["certainty"] != "possible"]
+
+    def every(self, seconds, times, act):
+        for _ in range(times):
+            begin = time.monotonic()
+            act()
+            time.sleep(max(0, begin + seconds - time.monotonic()))
+
+    def test_a_snapshot_schedule_is_named(self):
+        """Each takes many writes of metadata, and copies of clusters after it, on a disk that is none of the quickest."""
+        self.load()
+        lvol = self.fleet.replica("s2")["lvol"]
+        names = iter(f"schedule{number}" for number in range(100))
+        time.sleep(3)  # until every cluster is there
+        self.disk_delay("s2", 100_000)
+        time.sleep(12)
+        self.every(8, 5, lambda: self.fleet.rpc("s2").bdev_lvol_snapshot(lvol_name=lvol, snapshot_name=next(names)))
+        found, likely = self.doctor()
+        self.assertIn(("snapshot", ""), likely, found)
+        self.assertIn((found["layers"][0]["layer"], found["layers"][0]["node"]), [("lvol", "s2"), ("disk", "s2")], found)
+        self.assertTrue({"rebuild", "scrub", "reconnect"} <= {one["code"] for one in found["excluded"]}, found)
+
+    def test_a_neighbour_that_takes_all_of_a_reactors_time_is_named(self):
+        rpc = self.fleet.rpc("s2")
+        rpc.bdev_malloc_create(name="neighbour", num_blocks=64 * MIB // 512, block_size=512)
+        self.load()
+        time.sleep(10)
+        # What is outstanding is copied at a stretch: for so long nobody else has a turn.
+        burst = {"queue_depth": 128, "io_size": MIB // 2, "duration_ms": 3500, "warm_up_ms": 1}
+        self.every(9, 5, lambda: rpc.diskengine_perf_run(bdev_name="neighbour", **burst))
+        found, likely = self.doctor()
+        self.assertIn(("reactor-saturated", "s2"), likely, found)
+
+    def test_rebuilds_are_named(self):
+        """Their windows are large and slow to be read, and a write into the one that is copied waits for it."""
+        self.load()
+        compute = self.fleet.rpc("c1")
+        compute.bdev_raid_set_options(process_window_size_kb=32 * 1024)
+        self.disk_delay("s1", 100_000, "read")
+        leg = self.fleet.replica("s2")["base_bdev"]
+
+        def rebuilds():
+            events = compute.diskengine_history_get(series="events", name="raid_1")["records"]
+            return [event for event in events if event["type"] == "rebuild" and event["phase"] == "ended"]
+
+        def rebuild():
+            before = len(rebuilds())
+            compute.bdev_raid_remove_base_bdev(name=leg)
+            wait_until(lambda: len(rebuilds()) > before, 30, "the rebuild to end")
+
+        time.sleep(10)
+        self.every(8, 5, rebuild)
+        found, likely = self.doctor()
+        self.assertIn(("rebuild", ""), likely, found)
 
     def test_a_steady_volume_and_one_that_did_nothing_are_not_accused(self):
         self.fleet.attach()

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
+import time
 
-from diskengine_test import TestCase, wait_until
+from diskengine_test import TestCase, program, wait_until
 from diskengine_test.cluster import Cluster
 
 
@@ -45,3 +47,23 @@ class TwoAgents(TestCase):
             os.kill(first.pid, signal.SIGCONT)
         first.wait_for_output(f"is served by pid {second.pid} on ", 20)
         self.cluster.make_volume()
+
+
+class Start(TestCase):
+    TEST_TIMEOUT_S = 90
+
+    def test_many_that_start_at_once_on_a_new_database_wait_for_whoever_has_it_locked(self):
+        """For longer than SQLite is told to wait for others (10 s)."""
+        path = self.path("state.db")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        serves = [self.start([program("diskengine"), "--api", self.path(f"api{i}.sock"), "serve", "--db", path], f"serve{i}")
+                  for i in range(6)]
+        serves[0].wait_for_output("waiting for the database", 30)
+        time.sleep(1)
+        self.assertEqual([serve.exit_code() for serve in serves], [None] * len(serves))
+        other.execute("ROLLBACK")
+        other.close()
+        for serve in serves:
+            serve.wait_for_output("diskengine is ready", 30)

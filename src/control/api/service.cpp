@@ -269,7 +269,8 @@ Result<Reply> recover_volume(Call& call, const std::string& name) {
   TRY_ASSIGN(Graph graph, call.store.load_graph());
   const Volume* volume = graph.volume_named(name);
   if (volume == nullptr) return no_such("volume", name);
-  TRY_ASSIGN(const RecoveryPlan plan, plan_recovery(graph, *volume, request, call.store.unix_ms()));
+  TRY_ASSIGN(const int64_t now_ms, call.store.unix_ms());
+  TRY_ASSIGN(const RecoveryPlan plan, plan_recovery(graph, *volume, request, now_ms));
   if (call.dry_run()) return call.would(plan.steps);
   if (!request.accept_data_loss)
     return Error(Errc::conflict,

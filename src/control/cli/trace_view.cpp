@@ -148,8 +148,9 @@ std::vector<std::string> remarks_on(const JoinedTrace& joined) {
 
 std::string draw(const JoinedTrace& joined) {
   const double total = number(joined.trace, "total_us");
-  std::string out = fmt::format("{} of {} blocks at block {} of volume {}: {:.1f} us\n\n", text(joined.trace, "op"),
-                                number(joined.trace, "blocks"), number(joined.trace, "lba"), joined.volume, total);
+  std::string out = fmt::format("{} of {} block{} at block {} of volume {}: {:.1f} us\n\n", text(joined.trace, "op"),
+                                number(joined.trace, "blocks"), number(joined.trace, "blocks") == 1 ? "" : "s",
+                                number(joined.trace, "lba"), joined.volume, total);
   const std::vector<JoinedStage> stages = stages_of(joined);
   size_t name_width = 0, where_width = 0;
   for (const JoinedStage& stage : stages) {

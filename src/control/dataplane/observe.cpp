@@ -158,7 +158,8 @@ Result<TargetView> DataPlane::observe_target() {
     view.lvol_stores.push_back({.name = text(store, "name"),
                                 .base_bdev = text(store, "base_bdev"),
                                 .total_bytes = integer(store, "total_data_clusters") * integer(store, "cluster_size"),
-                                .block_size = integer(store, "block_size")});
+                                .block_size = integer(store, "block_size"),
+                                .frozen_reason = text(store, "frozen_reason")});
   });
   TRY_ASSIGN(const json::value transports, call("nvmf_get_transports", nullptr));
   for_each(&transports, [&](const json::value& transport) { view.transports.push_back(text(transport, "trtype")); });

@@ -23,6 +23,7 @@ struct LvolStoreView {
   std::string base_bdev;
   int64_t total_bytes = 0;  // of its data clusters
   int64_t block_size = 0;
+  std::string frozen_reason;  // why it changes nothing any more; empty: it does
 };
 
 struct NamespaceView {

@@ -48,8 +48,11 @@ std::string headline_of(const Facts& facts, const Diagnosis& diagnosis) {
                               : "The graph exists; the guest asks for nothing at the moment.";
 }
 
-// What is already being looked after, or hurts nobody yet: never the one to act on while there is another.
-bool is_background(const Cause& cause) { return cause.impact == Impact::none || cause.code == "rebuilding"; }
+// What is already being looked after, goes on by itself once another is mended, or hurts nobody yet: never the one to
+// act on while there is another.
+bool is_background(const Cause& cause) {
+  return cause.impact == Impact::none || cause.code == "rebuilding" || cause.code == "mirror-waiting";
+}
 
 // Certain before likely, what hurts more before what hurts less, and otherwise in the order of the path.
 void rank(std::vector<Cause>* causes) {

@@ -308,5 +308,35 @@ TEST(Diagnose, what_is_found_is_shown_to_programs_too) {
   EXPECT_EQ(encoded.at("graph_exists"), false);
 }
 
+TEST(Diagnose, a_mirror_that_waits_for_its_legs_is_named_after_what_keeps_them_away) {
+  Facts facts = sound();
+  stand_still(&facts.raid.flow);
+  facts.raid.waiting = true;
+  facts.raid.waited_ms = 4'500;
+  facts.raid.wait_limit_s = 300;
+  for (size_t i = 1; i < facts.nodes.size(); ++i) facts.nodes[i].reach = {Reach::closed, "nobody listens", ""};
+  const Diagnosis diagnosis = diagnose(facts);
+  EXPECT_EQ(first(diagnosis), "target/data-plane-down@s1 certain");
+  const auto waiting = std::find_if(diagnosis.causes.begin(), diagnosis.causes.end(),
+                                    [](const Cause& cause) { return cause.code == "mirror-waiting"; });
+  ASSERT_NE(waiting, diagnosis.causes.end());
+  EXPECT_EQ(waiting->certainty, Certainty::certain);
+  EXPECT_NE(waiting->evidence[0].find("4.5 s, at most 300 s"), std::string::npos);
+  facts = sound();
+  facts.raid.waiting = facts.raid.gave_up = true;
+  EXPECT_EQ(first(diagnose(facts)), "raid/mirror-waiting@c1 certain");
+  EXPECT_NE(diagnose(facts).causes[0].summary.find("I/O fails"), std::string::npos);
+}
+
+TEST(Diagnose, a_mirror_whose_legs_all_lost_their_caches_is_named_with_the_call_that_lets_it_go_on) {
+  Facts facts = sound();
+  stand_still(&facts.raid.flow);
+  facts.raid.stopped = true;
+  facts.raid.reason = "every leg may have lost writes";
+  const Diagnosis diagnosis = diagnose(facts);
+  EXPECT_EQ(first(diagnosis), "raid/mirror-stopped@c1 certain");
+  EXPECT_NE(diagnosis.causes[0].next.find("diskengine_raid_resume"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace diskengine::control

@@ -50,6 +50,12 @@ struct RaidFacts {
   std::string exclusions_wanted;  // "leg: reason", empty if none
   std::string rebuild_target;     // base bdev, empty if none
   int64_t rebuild_percent = 0;
+  bool waiting = false;  // no leg in sync can be reached
+  int64_t waited_ms = 0;
+  int64_t wait_limit_s = 0;
+  bool gave_up = false;  // that passed: I/O fails
+  bool stopped = false;  // every leg may have lost what was acknowledged; until it is told to go on
+  std::string reason;    // why it is stopped, waits, or is not online
   Flow flow;
 };
 

@@ -13,7 +13,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int64_t kSlackMs = 2'000;      // what happened so shortly before a spike counts as with it
 constexpr double kMostOfExcess = 0.5;    // a layer is slow with the volume if it has so much of what is too much
 constexpr double kChanceLikely = 0.001;  // of so many spikes with it, if it had nothing to do with them
 constexpr double kChanceCertain = 1e-6;
@@ -69,8 +68,8 @@ std::vector<SpikeLayer> layers_of(const LatencyHistory& history, const std::vect
   return layers;
 }
 
-bool overlap(const Stretch& stretch, const Spike& spike) {
-  return stretch.begin_ms <= spike.end_ms && stretch.end_ms + kSlackMs >= spike.begin_ms;
+bool overlap(const Suspect& suspect, const Stretch& stretch, const Spike& spike) {
+  return stretch.begin_ms <= spike.end_ms && stretch.end_ms + suspect.slack_ms >= spike.begin_ms;
 }
 
 struct Fit {
@@ -89,7 +88,7 @@ double share_touched(const LatencyHistory& history, const Suspect& suspect, cons
   int64_t touched_ms = 0, reached_ms = history.since_ms;
   for (const Stretch& stretch : suspect.stretches) {
     const int64_t begin_ms = std::max(reached_ms, stretch.begin_ms - spike_ms);
-    const int64_t end_ms = std::min(history.until_ms, stretch.end_ms + kSlackMs);
+    const int64_t end_ms = std::min(history.until_ms, stretch.end_ms + suspect.slack_ms);
     if (end_ms <= begin_ms) continue;
     touched_ms += end_ms - begin_ms;
     reached_ms = end_ms;
@@ -101,14 +100,15 @@ Fit fit_of(const LatencyHistory& history, const Suspect& suspect, const std::vec
   Fit fit;
   for (const Spike& spike : spikes) {
     const auto with = std::find_if(suspect.stretches.begin(), suspect.stretches.end(),
-                                   [&](const Stretch& stretch) { return overlap(stretch, spike); });
+                                   [&](const Stretch& stretch) { return overlap(suspect, stretch, spike); });
     if (with == suspect.stretches.end()) continue;
     ++fit.hits;
     if (fit.example == nullptr) fit.example = &*with;
   }
   fit.answered = static_cast<size_t>(
       std::count_if(suspect.stretches.begin(), suspect.stretches.end(), [&](const Stretch& stretch) {
-        return std::any_of(spikes.begin(), spikes.end(), [&](const Spike& spike) { return overlap(stretch, spike); });
+        return std::any_of(spikes.begin(), spikes.end(),
+                           [&](const Spike& spike) { return overlap(suspect, stretch, spike); });
       }));
   fit.chance = chance_of(fit.hits, spikes.size(), share_touched(history, suspect, spikes));
   return fit;
@@ -119,7 +119,7 @@ bool fits_layer(const Suspect& suspect, const std::vector<SpikeLayer>& layers) {
   const auto fits = [&](const SpikeLayer& layer) {
     const bool is_known = layer.layer != "unknown";
     const bool is_same = std::find(suspect.fits.begin(), suspect.fits.end(), layer.layer) != suspect.fits.end();
-    return !is_known || (is_same && (suspect.node.empty() || suspect.node == layer.node));
+    return !is_known || (is_same && (suspect.node.empty() || suspect.fits_elsewhere || suspect.node == layer.node));
   };
   return std::any_of(layers.begin(), layers.end(), fits);
 }
@@ -187,8 +187,10 @@ void settle(LatencyFinding* finding) {
 // What a layer that was slow by itself, with nothing beside it, leaves.
 void add_layer_itself(const LatencyHistory& history, LatencyFinding* finding) {
   const bool is_explained = std::any_of(finding->causes.begin(), finding->causes.end(), [](const LatencyCause& cause) {
-    return cause.certainty != Certainty::possible;
+    return cause.certainty != Certainty::possible && !cause.suspect.is_beside;
   });
+  const bool is_alone = std::none_of(finding->causes.begin(), finding->causes.end(),
+                                     [](const LatencyCause& cause) { return cause.certainty != Certainty::possible; });
   if (is_explained || finding->layers.empty() || finding->layers.front().layer == "unknown") return;
   const SpikeLayer& layer = finding->layers.front();
   LatencyCause cause;
@@ -196,8 +198,9 @@ void add_layer_itself(const LatencyHistory& history, LatencyFinding* finding) {
       .code = layer.layer + "-slow",
       .layer = layer.layer,
       .node = layer.node,
-      .summary = fmt::format("{} itself was slow, and nothing that was recorded explains it",
-                             layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer),
+      .summary = fmt::format("{} itself was slow, and {} that was recorded explains it",
+                             layer.layer == "target" ? "the network or the target" : "the layer " + layer.layer,
+                             is_alone ? "nothing" : "nothing else"),
       .next = fmt::format("diskengine volume trace {} --slow", history.volume),
       .fits = {},
       .can_be_certain = false,

@@ -133,6 +133,46 @@ TEST(LatencyDoctor, ASaturatedReactorIsLikelyAndNeverCertain) {
   EXPECT_FALSE(is_certain_of_anything(finding));
 }
 
+TEST(LatencyDoctor, ASaturatedReactorHidesNeitherTheDiskNorAnotherMachines) {
+  Past past;
+  past.add(PastRole::reactor, "c1", "reactor_0", 0);
+  for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
+    for (PastSeries& series : past.history.series)
+      if (series.role == PastRole::reactor) past.at(series, second).busy_percent = 99;
+    past.slow(second, PastRole::disk);
+  }
+  const LatencyFinding finding = find_latency_causes(past.history);
+  ASSERT_EQ(finding.causes.size(), 2U);
+  EXPECT_EQ(finding.causes[0].suspect.code, "reactor-saturated");
+  EXPECT_EQ(finding.causes[0].suspect.node, "s1");
+  EXPECT_EQ(finding.causes[1].suspect.code, "disk-slow");
+  EXPECT_EQ(finding.causes[1].certainty, Certainty::likely);
+  EXPECT_TRUE(excludes(finding, "reactor-saturated"));  // that of c1 makes no disk of s1 slow
+}
+
+TEST(LatencyDoctor, SmallSpikesBetweenTallOnesDoNotHideTheirPeriod) {
+  Past past;
+  for (int64_t second = 15; second < kLength; second += 50) past.slow(second, PastRole::disk, 400'000);
+  for (const int64_t second : {31, 78, 102, 171, 203, 286, 299, 350, 378, 431, 497, 583})
+    past.slow(second, PastRole::volume, 60'000 + static_cast<double>(second) * 100);
+  past.slow(322, PastRole::disk, 3'000'000);  // one that is far taller than the tall ones
+  const LatencyFinding finding = find_latency_causes(past.history);
+  EXPECT_GT(finding.spikes.size(), 20U);
+  EXPECT_NEAR(static_cast<double>(finding.period_ms), 50'000, 1'000);
+}
+
+TEST(LatencyDoctor, ThePeriodIsThatOfThemAllThoughEachIsKnownToASecondOnly) {
+  Past past;
+  for (const int64_t second : {20, 26, 31, 35, 41, 46, 50, 55}) past.slow(second, PastRole::disk);
+  EXPECT_EQ(find_latency_causes(past.history).period_ms, 5 * kSecond);
+}
+
+TEST(LatencyDoctor, ChanceIsNotTakenForAPeriod) {
+  Past past;
+  for (const int64_t second : {40, 133, 190, 333, 401, 411, 550, 570}) past.slow(second, PastRole::disk);
+  EXPECT_EQ(find_latency_causes(past.history).period_ms, 0);
+}
+
 TEST(LatencyDoctor, NeighboursAreSeenByWhatTheDiskDoesForOthers) {
   Past past;
   for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
@@ -233,6 +273,16 @@ TEST(LatencyDoctor, TimesOfAnotherClockAreBroughtIntoOurs) {
   ASSERT_EQ(samples.size(), 1U);
   EXPECT_EQ(samples[0].end_ms, 8'000);
   EXPECT_EQ(samples[0].p99_us, 90);
+}
+
+TEST(LatencyDoctor, OneWriteThatTookMostOfASecondCountsThoughAHundredTimesAsManyWereQuick) {
+  const boost::json::value answer = boost::json::parse(
+      R"({"records":[{"kind":"device","end_ms":2000,"span_ms":1000,"writes":1500,"write_p99_us":300,"write_max_us":600000},
+          {"kind":"device","end_ms":3000,"span_ms":1000,"writes":9000,"write_p99_us":300,"write_max_us":9000}]})");
+  const std::vector<PastSample> samples = read_samples(answer, 0);
+  ASSERT_EQ(samples.size(), 2U);
+  EXPECT_EQ(samples[0].p99_us, 590'000);
+  EXPECT_EQ(samples[1].p99_us, 300);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ struct PastSample {
   int64_t span_ms = 0;
   double ops = 0;           // completed in it
   double kib = 0;           // read and written
-  double p99_us = 0;        // of reads or writes, whichever is worse; of what stands still, its age
+  double p99_us = 0;        // of I/Os or of moments, reads or writes, whichever is worst; of what stands still, its age
   double allocate_us = 0;   // lvol: p99 of preparing first writes to clusters, among traced I/O
   double busy_percent = 0;  // reactor
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
 
 namespace diskengine::control {
 namespace {
@@ -13,8 +15,12 @@ constexpr double kMoreThanUs = 500;    // and more than so much above it
 constexpr double kDeviation = 1.4826;  // of a normal distribution, in median absolute deviations
 constexpr int64_t kSpans = 3;          // spikes that are closer than so many samples are one
 constexpr size_t kDistancesMin = 4;
-constexpr double kEven = 0.15;    // of the distance
-constexpr double kMostly = 0.75;  // of the distances
+constexpr double kEven = 0.15;        // of the period, or a sample if that is longer: moments are known no better,
+constexpr double kEvenMost = 0.25;    // but not more than this
+constexpr double kMostly = 0.75;      // of the distances
+constexpr double kChanceEven = 0.05;  // of so many that fit, if they were uneven
+constexpr double kTall = 0.5;         // of a reference's height
+constexpr size_t kReferences = 3;     // the tallest ones
 
 double median_of(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -23,9 +29,31 @@ double median_of(std::vector<double> values) {
   return *middle;
 }
 
-bool is_multiple(double distance, double period) {
-  const double times = std::round(distance / period);
-  return times >= 1 && std::abs(distance - times * period) <= kEven * period;
+// The period of all of them; 0: they are uneven.
+int64_t even_period(const std::vector<Spike>& spikes) {
+  std::vector<double> distances;
+  for (size_t i = 1; i < spikes.size(); ++i)
+    distances.push_back(static_cast<double>(spikes[i].begin_ms - spikes[i - 1].begin_ms));
+  if (distances.size() < kDistancesMin) return 0;
+  const double guess = median_of(distances);
+  if (guess <= 0) return 0;
+  const auto shortest = std::min_element(spikes.begin(), spikes.end(), [](const Spike& a, const Spike& b) {
+    return a.end_ms - a.begin_ms < b.end_ms - b.begin_ms;
+  });
+  const auto sample_ms = static_cast<double>(shortest->end_ms - shortest->begin_ms);
+  const double tolerance = std::min(std::max(kEven * guess, sample_ms), kEvenMost * guess);
+  size_t even = 0;
+  double covered = 0, times_all = 0;
+  for (const double distance : distances) {
+    const double times = std::round(distance / guess);
+    if (times < 1 || std::abs(distance - times * guess) > tolerance) continue;
+    ++even;
+    covered += distance;
+    times_all += times;
+  }
+  const bool mostly = static_cast<double>(even) >= kMostly * static_cast<double>(distances.size());
+  if (!mostly || chance_of(even, distances.size(), 2 * tolerance / guess) > kChanceEven) return 0;
+  return static_cast<int64_t>(std::llround(covered / times_all));
 }
 
 }  // namespace
@@ -61,17 +89,19 @@ std::vector<Spike> find_spikes(const std::vector<PastSample>& samples) {
 }
 
 int64_t period_of(const std::vector<Spike>& spikes) {
-  std::vector<double> distances;
-  for (size_t i = 1; i < spikes.size(); ++i)
-    distances.push_back(static_cast<double>(spikes[i].begin_ms - spikes[i - 1].begin_ms));
-  if (distances.size() < kDistancesMin) return 0;
-  const double period = median_of(distances);
-  if (period <= 0) return 0;
-  const auto even =
-      std::count_if(distances.begin(), distances.end(), [&](double distance) { return is_multiple(distance, period); });
-  return static_cast<double>(even) >= kMostly * static_cast<double>(distances.size())
-             ? static_cast<int64_t>(std::llround(period))
-             : 0;
+  if (const int64_t period = even_period(spikes); period > 0) return period;
+  std::vector<double> heights;
+  for (const Spike& spike : spikes) heights.push_back(spike.worst_us);
+  std::sort(heights.begin(), heights.end(), std::greater<>());
+  // One or two that stand out from the tall ones must not make these small.
+  for (size_t i = 0; i < std::min(kReferences, heights.size()); ++i) {
+    std::vector<Spike> tall;
+    std::copy_if(spikes.begin(), spikes.end(), std::back_inserter(tall),
+                 [&](const Spike& spike) { return spike.worst_us >= kTall * heights[i]; });
+    if (tall.size() == spikes.size()) continue;
+    if (const int64_t period = even_period(tall); period > 0) return period;
+  }
+  return 0;
 }
 
 double worst_between(const std::vector<PastSample>& samples, int64_t begin_ms, int64_t end_ms) {

@@ -27,7 +27,8 @@ Usual usual_of(const std::vector<PastSample>& samples);
 // Samples over the threshold, those close to each other taken together. None where there are too few samples.
 std::vector<Spike> find_spikes(const std::vector<PastSample>& samples);
 // The distance at which they come back, in ms, if at least three quarters of at least four distances are about whole
-// multiples of it; 0: they do not.
+// multiples of it, and that is hardly chance; 0: they do not. If they do not as a whole, those do that are at least
+// half as high as the tallest, or as the second or third tallest: small ones between them do not hide their period.
 int64_t period_of(const std::vector<Spike>& spikes);
 // The highest latency between the two moments; 0: nothing was sampled.
 double worst_between(const std::vector<PastSample>& samples, int64_t begin_ms, int64_t end_ms);

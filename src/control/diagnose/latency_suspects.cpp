@@ -13,6 +13,7 @@ namespace {
 constexpr double kBusyPercent = 90;
 constexpr double kNeighbourShare = 0.5;  // of a disk's I/O that is not this volume's
 constexpr double kAllocateUs = 500;
+constexpr int64_t kEventSlackMs = 2'000;
 
 using Wanted = std::function<bool(const PastEvent&)>;
 
@@ -80,6 +81,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = "wait for its end, or bound it: bdev_raid_set_options process_max_bandwidth_mb_sec",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("rebuild")});
   suspects.push_back({.code = "scrub",
                       .layer = "raid",
@@ -88,6 +90,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = "run scrubs with a bandwidth limit, or when there is less load",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("scrub")});
   suspects.push_back({.code = "leg-change",
                       .layer = "raid",
@@ -96,6 +99,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = fmt::format("diskengine volume diagnose {}", history.volume),
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = of_raid("leg")});
   const std::set<std::string> controllers(history.controllers.begin(), history.controllers.end());
   suspects.push_back({.code = "reconnect",
@@ -105,6 +109,7 @@ std::vector<Suspect> suspects_in_the_mirror(const LatencyHistory& history) {
                       .next = fmt::format("diskengine volume diagnose {}", history.volume),
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [controllers](const PastEvent& event) {
                         return event.type == "path" && controllers.contains(event.object);
                       })});
@@ -120,6 +125,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "look into its log for why it had ended",
                       .fits = {},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& e) { return e.type == "started"; })});
   suspects.push_back({.code = "snapshot",
                       .layer = "lvol",
@@ -128,6 +134,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "take fewer or at other times; the first write to each cluster after one copies it",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = true,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_call(event, {"bdev_lvol_snapshot", "bdev_lvol_clone", "bdev_lvol_clone_bdev"});
                       })});
@@ -138,6 +145,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "do it when there is less load",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_call(
                             event, {"bdev_lvol_inflate", "bdev_lvol_decouple_parent", "bdev_lvol_start_shallow_copy",
@@ -150,6 +158,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "diskengine status",
                       .fits = {"lvol", "disk", "target"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_lvol_space"});
                       })});
@@ -160,6 +169,7 @@ std::vector<Suspect> suspects_of_processes(const LatencyHistory& history) {
                       .next = "bdev_nvme_get_controller_health_info on its node",
                       .fits = {"disk"},
                       .can_be_certain = false,
+                      .slack_ms = kEventSlackMs,
                       .stretches = stretches_of(history, [](const PastEvent& event) {
                         return is_of_type(event, {"diskengine_disk_health"});
                       })});
@@ -223,22 +233,33 @@ Suspect neighbours(const LatencyHistory& history, const PastSeries& disk) {
   return suspect;
 }
 
+// The one of the compute node makes everything slow as the mirror sees it, but no lvol or disk of another machine.
+Suspect saturated_reactor(const LatencyHistory& history, const PastSeries& reactor) {
+  const bool is_compute = std::any_of(history.series.begin(), history.series.end(), [&](const PastSeries& series) {
+    return series.role == PastRole::volume && series.node == reactor.node;
+  });
+  Suspect suspect{.code = "reactor-saturated",
+                  .layer = "reactor",
+                  .node = reactor.node,
+                  .summary = fmt::format("{} of {} had no time left", reactor.name, reactor.node),
+                  .next = "give its data plane more cores (-m), or spread its volumes",
+                  .fits = is_compute ? std::vector<std::string>{"raid", "network", "target"}
+                                     : std::vector<std::string>{"network", "target", "lvol", "disk"},
+                  .can_be_certain = false,
+                  .fits_elsewhere = is_compute,
+                  .is_beside = true,
+                  .stretches = {}};
+  suspect.stretches = stretches_where(reactor, [&](const PastSample& sample) {
+    return sample.busy_percent >= kBusyPercent ? fmt::format("{} was {:.0f} % busy", reactor.name, sample.busy_percent)
+                                               : std::string();
+  });
+  return suspect;
+}
+
 std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
   std::vector<Suspect> suspects;
   for (const PastSeries& series : history.series) {
-    if (series.role == PastRole::reactor)
-      suspects.push_back({.code = "reactor-saturated",
-                          .layer = "reactor",
-                          .node = series.node,
-                          .summary = fmt::format("{} of {} had no time left", series.name, series.node),
-                          .next = "give its data plane more cores (-m), or spread its volumes",
-                          .fits = {},
-                          .can_be_certain = false,
-                          .stretches = stretches_where(series, [&](const PastSample& sample) {
-                            return sample.busy_percent >= kBusyPercent
-                                       ? fmt::format("{} was {:.0f} % busy", series.name, sample.busy_percent)
-                                       : std::string();
-                          })});
+    if (series.role == PastRole::reactor) suspects.push_back(saturated_reactor(history, series));
     if (series.role == PastRole::lvol)
       suspects.push_back({.code = "allocation",
                           .layer = "lvol",

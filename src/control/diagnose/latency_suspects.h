@@ -22,8 +22,11 @@ struct Suspect {
   std::string node;                // empty: nowhere in particular
   std::string summary;             // "a snapshot was taken"
   std::string next;                // a command, or what a person does
-  std::vector<std::string> fits;   // the layers that it can make slow; empty: any
+  std::vector<std::string> fits;   // the layers that it can make slow, on `node` if there is one; empty: any
   bool can_be_certain = false;     // an event with a known effect, rather than something that is high as well
+  bool fits_elsewhere = false;     // those layers on other nodes too
+  bool is_beside = false;          // on a busy machine high in any case: the layer itself stays a cause beside it
+  int64_t slack_ms = 0;            // for so long after its end it may still be felt
   std::vector<Stretch> stretches;  // in order of time; none: it did not happen
 };
 

@@ -118,6 +118,14 @@ void observe_raid(const ExpectedPath& path, Asker& asker, Facts* facts) {
       found.exclusions_wanted +=
           (found.exclusions_wanted.empty() ? "" : "; ") + text(wanted, "leg") + ": " + text(wanted, "reason");
     });
+    if (const json::value* waiting = member(raid, "waiting"); waiting != nullptr && waiting->is_object()) {
+      found.waiting = true;
+      found.waited_ms = integer(*waiting, "for_ms");
+      found.wait_limit_s = integer(*waiting, "limit_sec");
+      found.gave_up = boolean(*waiting, "gave_up");
+    }
+    found.stopped = boolean(raid, "stopped");
+    found.reason = text(raid, "reason");
     if (const json::value* process = member(raid, "process"); process != nullptr && process->is_object()) {
       found.rebuild_target = text(*process, "target");
       if (const json::value* progress = member(*process, "progress"))

@@ -41,6 +41,34 @@ Cause raid_cause(const Facts& facts, std::string code, Certainty certainty, std:
           .next = raid_command(facts.path)};
 }
 
+// No leg that has the current data: nothing is lost, and nothing moves.
+void add_standstill_causes(const Facts& facts, std::vector<Cause>* causes) {
+  const RaidFacts& raid = facts.raid;
+  if (raid.stopped) {
+    Cause cause =
+        raid_cause(facts, "mirror-stopped", Certainty::certain,
+                   "the mirror stopped: every replica may have lost writes that were acknowledged and not yet "
+                   "flushed, and the guest waits to be told");
+    cause.evidence = {"the mirror says `stopped`: " + raid.reason,
+                      "a person decides: restart the VM from what is flushed, or let it go on with what the legs hold"};
+    cause.next = rpc_command(facts.path.compute_node, "diskengine_raid_resume", {{"name", facts.path.raid}});
+    causes->push_back(std::move(cause));
+  }
+  if (raid.waiting) {
+    Cause cause = raid_cause(
+        facts, "mirror-waiting", Certainty::certain,
+        raid.gave_up ? "no replica with the current data could be reached in time: I/O fails until one is back"
+                     : "the guest's I/O waits for a replica with the current data: none can be reached");
+    cause.evidence = {
+        fmt::format("the mirror says `waiting`: for {:.1f} s, {}", static_cast<double>(raid.waited_ms) / 1000,
+                    raid.wait_limit_s == 0 ? std::string("and it may not wait")
+                                           : fmt::format("at most {} s", raid.wait_limit_s)),
+        "it goes on by itself once one of them is back; what keeps them away is the matter"};
+    cause.next = fmt::format("diskengine volume checklist {}", facts.path.volume);
+    causes->push_back(std::move(cause));
+  }
+}
+
 bool is_made_in_order(const Facts& facts) { return facts.path.attachment_state != "ready"; }
 
 void add_queue_causes(const Facts& facts, const QueueFacts& queue, std::vector<Cause>* causes) {
@@ -146,6 +174,7 @@ void add_raid_causes(const Facts& facts, std::vector<Cause>* causes) {
     cause.next = fmt::format("diskengine attachment show {}", facts.path.volume);
     causes->push_back(std::move(cause));
   }
+  add_standstill_causes(facts, causes);
   if (raid.state != "online") {
     Cause cause = raid_cause(facts, "mirror-offline", Certainty::likely,
                              fmt::format("the mirror {} is {}, not online", facts.path.raid, raid.state));

@@ -40,12 +40,13 @@ void add_attachment_cause(const Facts& facts, std::vector<Cause>* causes) {
   }
   if (!is_on_the_way(path.attachment_state)) return;
   // What it waits for, if that is known, is a cause of its own; alone this is the whole story.
+  const bool is_made = facts.raid.waiting || facts.raid.stopped;
   causes->push_back(
       {.layer = "control-plane",
        .code = "not-ready",
        .node = path.compute_node,
        .object = path.vhost,
-       .certainty = Certainty::likely,
+       .certainty = is_made ? Certainty::possible : Certainty::likely,
        .impact = Impact::outage,
        .summary = "the disk is not ready yet: a VM that was started before it sees no disk, or a failed one",
        .evidence = {fmt::format("attachment {} is {}: {}", path.attachment_id, path.attachment_state,

@@ -146,7 +146,8 @@ void add_space(Where& at) {
         at.add("lvol", "store-frozen", Certainty::certain,
                fmt::format("the metadata of store {} cannot be written", at.expected().store), exported.frozen);
     cause.object = at.expected().store;
-    cause.next = fmt::format("diskengine store check {}", at.expected().disk_id);
+    cause.next = fmt::format("diskengine store check {}; if it is sound, start the data plane of {} anew",
+                             at.expected().disk_id, at.expected().node);
   }
   if (exported.free_clusters > 0) return;
   const bool hurts = exported.lvol.total_errors > 0 || exported.lvol.oldest_us >= kStuckUs;

@@ -70,6 +70,11 @@ DiskPlan plan_disk(const Disk& disk, const TargetView& view) {
                     "right --block-size",
                     disk.path, store->block_size, disk.block_size));
   if (disk.capacity_bytes != store->total_bytes) return {.step = DiskStep::record_capacity, .status = {}};
+  if (!store->frozen_reason.empty())
+    return failed(fmt::format(
+        "its lvol store changes nothing any more, so first writes to clusters fail: {}; see that the disk is "
+        "well, then start the node's data plane anew, which loads the store again",
+        store->frozen_reason));
   return {.step = DiskStep::none, .status = make_status(state::kReady)};
 }
 

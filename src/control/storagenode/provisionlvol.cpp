@@ -31,7 +31,8 @@ const VolumeLvolMapping* mapping_of(const Graph& graph, int64_t lvol_id) {
 
 LvolPlan plan_lvol(const Lvol& lvol, const Disk& disk, const BdevView* bdev, bool export_gone) {
   if (!lvol.wanted) return plan_removal(disk, bdev, export_gone);
-  if (disk.status.state != state::kReady)
+  const bool is_there = bdev != nullptr && lvol.provisioned;  // which a disk that takes no new ones serves all the same
+  if (disk.status.state != state::kReady && !is_there)
     return wait_plan(state::kWaiting, fmt::format("disk {} is {}: {}", disk.id, disk.status.state, disk.status.reason));
   if (bdev == nullptr) {
     if (!lvol.provisioned) return {LvolStep::create, {}};

@@ -20,6 +20,7 @@ constexpr int64_t kMaxRetryMs = 4'000;
 constexpr int64_t kOutcomeWaitsMs[] = {0, 100, 200, 400, 800, 1'600, 3'200};
 constexpr int64_t kWriteLock = 0x6469736b656e67;  // "diskeng": the advisory lock of every writing transaction
 constexpr int64_t kReceiptKeptMs = 7LL * 24 * 3600 * 1000;
+constexpr std::string_view kServerTime = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 std::string at_text(int64_t unix_ms) { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(unix_ms / 1000)); }
 
@@ -52,6 +53,11 @@ class PostgresConnection final : public SqlConnection {
     Result<void> done = session_->script(sql);
     if (!done && session_->is_lost()) return unreachable(done.error());
     return done;
+  }
+
+  Result<int64_t> unix_ms() override {
+    TRY_ASSIGN(const PostgresResult result, run(fmt::format("SELECT {}", kServerTime), {}));
+    return postgres_row(result.get(), 0).integer(0);
   }
 
   Result<void> begin_write() override {
@@ -177,13 +183,14 @@ Result<bool> PostgresConnection::has_receipts() {
 }
 
 Result<void> PostgresConnection::leave_receipt() {
-  const int64_t now_ms = environment_.unix_ms();
-  TRY(
-      session_->run("INSERT INTO commit_receipts (session, receipt, committed_ms) VALUES ($1, $2, $3) ON CONFLICT "
-                    "(session) DO UPDATE SET receipt = $2, committed_ms = $3",
-                    {session_number_, receipt_ + 1, now_ms}));
+  TRY(session_->run(fmt::format("INSERT INTO commit_receipts (session, receipt, committed_ms) VALUES ($1, $2, {0}) "
+                                "ON CONFLICT (session) DO UPDATE SET receipt = $2, committed_ms = {0}",
+                                kServerTime),
+                    {session_number_, receipt_ + 1}));
+  // Old by both clocks: one alone may have jumped, and somebody may still want to know how a commit ended.
   if (receipt_ == 0)
-    TRY(session_->run("DELETE FROM commit_receipts WHERE committed_ms < $1", {now_ms - kReceiptKeptMs}));
+    TRY(session_->run(fmt::format("DELETE FROM commit_receipts WHERE committed_ms < LEAST($1, {}) - $2", kServerTime),
+                      {environment_.unix_ms(), kReceiptKeptMs}));
   ++receipt_;
   return {};
 }
@@ -219,9 +226,9 @@ Result<int64_t> PostgresConnection::last_receipt() {
   TRY(session_->script("SET lock_timeout = '1s'"));
   TRY(begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", true));
   const Result<PostgresResult> row = session_->run(
-      "INSERT INTO commit_receipts (session, receipt, committed_ms) VALUES ($1, 0, $2) ON CONFLICT (session) DO UPDATE "
+      "INSERT INTO commit_receipts (session, receipt, committed_ms) VALUES ($1, 0, 0) ON CONFLICT (session) DO UPDATE "
       "SET receipt = commit_receipts.receipt RETURNING receipt",
-      {session_number_, environment_.unix_ms()});
+      {session_number_});  // which is rolled back
   rollback();
   if (!row) return row.error();
   TRY(session_->script("SET lock_timeout = '5s'"));

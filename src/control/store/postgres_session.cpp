@@ -8,23 +8,12 @@
 #include <string>
 
 #include "client/unix_socket.h"
+#include "control/store/postgres_connect.h"
 
 namespace diskengine::control {
 namespace {
 
 constexpr int kStatementTimeoutMs = 10'000;  // then the session counts as lost
-
-// What keeps a session from waiting for ever, unless the operator's connection string says otherwise.
-struct Default {
-  const char* keyword;
-  const char* value;
-};
-constexpr Default kDefaults[] = {
-    {"application_name", "diskengine"}, {"connect_timeout", "5"},
-    {"keepalives_idle", "5"},           {"keepalives_interval", "2"},
-    {"keepalives_count", "3"},          {"tcp_user_timeout", "10000"},
-    {"client_encoding", "UTF8"},        {"target_session_attrs", "read-write"},
-};
 
 // The server gives up before we do, and lets go of what a client that vanished has locked. A commit that was reported
 // is on disk, whatever the server's default is.
@@ -66,52 +55,13 @@ Errc errc_of_state(std::string_view state) {
   return Errc::io_error;
 }
 
-// libpq's messages come in lines, indented.
-std::string one_line(const char* message) {
-  std::string text;
-  for (const char* at = message; at != nullptr && *at != '\0'; ++at) {
-    const bool is_space = *at == '\n' || *at == '\t' || *at == ' ';
-    if (!is_space) text += *at;
-    if (is_space && !text.empty() && text.back() != ' ') text += ' ';
-  }
-  if (text.ends_with(' ')) text.pop_back();
-  return text;
-}
-
-struct FreeOptions {
-  void operator()(PQconninfoOption* options) const { PQconninfoFree(options); }
-};
-
 }  // namespace
 
 Result<std::unique_ptr<PostgresSession>> PostgresSession::connect(const std::string& conninfo,
                                                                   const std::string& shown) {
-  char* wrong = nullptr;
-  const std::unique_ptr<PQconninfoOption, FreeOptions> parsed(PQconninfoParse(conninfo.c_str(), &wrong));
-  if (parsed == nullptr) {
-    Error error(Errc::invalid_argument, fmt::format("--db is no PostgreSQL connection string: {}", one_line(wrong)));
-    PQfreemem(wrong);
-    return error;
-  }
-  std::vector<const char*> keywords, values;
-  for (const PQconninfoOption* option = parsed.get(); option->keyword != nullptr; ++option) {
-    if (option->val == nullptr) continue;
-    keywords.push_back(option->keyword);
-    values.push_back(option->val);
-  }
-  for (const Default& addition : kDefaults) {
-    bool is_given = false;
-    for (const char* keyword : keywords) is_given = is_given || std::string_view(keyword) == addition.keyword;
-    if (is_given) continue;
-    keywords.push_back(addition.keyword);
-    values.push_back(addition.value);
-  }
-  keywords.push_back(nullptr);
-  values.push_back(nullptr);
-  std::unique_ptr<PostgresSession> session(
-      new PostgresSession(PQconnectdbParams(keywords.data(), values.data(), 0), shown));
-  if (PQstatus(session->connection_) != CONNECTION_OK)
-    return Error(Errc::unreachable, one_line(PQerrorMessage(session->connection_)));
+  TRY_ASSIGN(const std::vector<PostgresOption> options, postgres_options(conninfo));
+  TRY_ASSIGN(PostgresHandle connection, connect_postgres(options));
+  std::unique_ptr<PostgresSession> session(new PostgresSession(connection.release(), shown));
   PQsetnonblocking(session->connection_, 1);
   TRY(session->script(kSessionSettings));
   return session;

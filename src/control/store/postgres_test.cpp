@@ -2,14 +2,19 @@
 // lost for good.
 #include "control/store/postgres.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <thread>
 
+#include "base/unique_fd.h"
 #include "control/api/service.h"
+#include "control/store/postgres_connect.h"
 #include "control/store/store.h"
 #include "control/testing/commit_cutter.h"
 #include "control/testing/postgres_server.h"
@@ -135,6 +140,23 @@ TEST_F(PostgresTest, attaching_once_gives_one_epoch_whatever_becomes_of_the_answ
   }
 }
 
+TEST_F(PostgresTest, a_process_whose_clock_is_years_ahead_takes_nobody_elses_receipt_away) {
+  const auto receipts = [&] {
+    auto connection = open_postgres(server().conninfo(), environment_).value();
+    return connection->query("SELECT COUNT(*) FROM commit_receipts", {}).value().at(0).integer(0);
+  };
+  const int64_t before = receipts();
+  ASSERT_GT(before, 0);
+  class AheadEnvironment final : public TestEnvironment {
+   public:
+    int64_t unix_ms() const override { return 4'000'000'000'000; }
+  } ahead;
+  for (int i = 0; i < 8; ++i) ahead.random();  // so that it is not taken for one of the others
+  const auto store = open(server().conninfo(), ahead);
+  ASSERT_TRUE(store->set_status(Kind::volume, volume_, {.state = std::string(state::kReady), .reason = ""}));
+  EXPECT_EQ(receipts(), before + 1);
+}
+
 TEST_F(PostgresTest, while_the_server_stays_away_the_outcome_is_said_to_be_unknown) {
   TestEnvironment stepped;  // the waits between its tries take no time
   store_ = open(PostgresServer::conninfo_at(directory_), stepped);
@@ -192,6 +214,50 @@ TEST_F(PostgresTest, what_is_no_connection_string_is_refused) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code(), Errc::invalid_argument);
   EXPECT_NE(refused.error().message().find("nonsense"), std::string::npos) << refused.error().message();
+}
+
+TEST(PostgresConnect, has_a_try_for_each_host_with_its_own_address_and_port) {
+  const auto options = postgres_options("host=a,b hostaddr=10.0.0.1,10.0.0.2 port=1,2 dbname=x connect_timeout=7");
+  ASSERT_TRUE(options);
+  const auto split = options_by_host(*options);
+  const auto value = [&](size_t host, std::string_view keyword) {
+    for (const PostgresOption& option : split[host])
+      if (option.keyword == keyword) return option.value;
+    return std::string("none");
+  };
+  ASSERT_EQ(split.size(), 2U);
+  EXPECT_EQ(value(0, "host") + value(0, "hostaddr") + value(0, "port"), "a10.0.0.11");
+  EXPECT_EQ(value(1, "host") + value(1, "hostaddr") + value(1, "port"), "b10.0.0.22");
+  EXPECT_EQ(value(1, "dbname"), "x");
+  EXPECT_EQ(value(1, "connect_timeout"), "7") << "given, so not ours";
+  EXPECT_EQ(options_by_host(*postgres_options("host=a,b port=5")).at(1).size(),
+            options_by_host(*postgres_options("host=a port=5")).at(0).size());
+  EXPECT_EQ(options_by_host(*postgres_options("dbname=x")).size(), 1U) << "the environment may name the host";
+}
+
+TEST_F(PostgresTest, a_host_that_takes_connections_and_says_nothing_is_passed_over_in_time) {
+  const UniqueFd silent(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof address;
+  ASSERT_EQ(::bind(silent.get(), reinterpret_cast<sockaddr*>(&address), bytes), 0);
+  ASSERT_EQ(::listen(silent.get(), 4), 0);
+  ASSERT_EQ(::getsockname(silent.get(), reinterpret_cast<sockaddr*>(&address), &bytes), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const int64_t began_ms = environment_.monotonic_ms();
+  const auto refused = open_postgres("host=127.0.0.1 connect_timeout=1 dbname=x port=" + port, environment_);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::unreachable);
+  EXPECT_NE(refused.error().message().find("no answer from"), std::string::npos) << refused.error().message();
+  EXPECT_LT(environment_.monotonic_ms() - began_ms, 5'000);
+
+  auto options = *postgres_options(server().conninfo() + " connect_timeout=1");
+  for (PostgresOption& option : options)
+    if (option.keyword == "host") option.value = "127.0.0.1," + option.value;
+  options.push_back({"port", port + ",5432"});
+  const auto second = connect_postgres(options);
+  EXPECT_TRUE(second) << second.error().message();
 }
 
 TEST_F(PostgresTest, a_statement_that_is_refused_leaves_the_connection_usable) {

@@ -39,6 +39,10 @@ class SqlConnection {
   // Runs several statements without parameters.
   virtual Result<void> script(std::string_view sql) = 0;
 
+  // The database's own clock, in milliseconds of unix time: times that processes compare with each other's are taken
+  // from it, whatever their own clocks show. SQLite's is that of this machine, which all of them are on.
+  virtual Result<int64_t> unix_ms() = 0;
+
   // A transaction that will write, or one that only reads a consistent state.
   virtual Result<void> begin_write() = 0;
   virtual Result<void> begin_read() = 0;

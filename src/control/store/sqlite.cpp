@@ -8,6 +8,7 @@ namespace diskengine::control {
 namespace {
 
 constexpr int kBusyTimeoutMs = 10'000;
+constexpr int kWalRetryMs = 20;  // between tries to change to WAL, for as long as kBusyTimeoutMs
 
 struct CloseDatabase {
   void operator()(sqlite3* database) const { sqlite3_close_v2(database); }
@@ -65,6 +66,11 @@ class SqliteConnection final : public SqlConnection {
     return {};
   }
 
+  Result<int64_t> unix_ms() override {
+    TRY_ASSIGN(const auto rows, query("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)", {}));
+    return rows.at(0).integer(0);
+  }
+
   Result<void> begin_write() override { return script("BEGIN IMMEDIATE"); }
   Result<void> begin_read() override { return script("BEGIN"); }
   Result<void> commit() override { return script("COMMIT"); }
@@ -120,6 +126,16 @@ class SqliteConnection final : public SqlConnection {
   std::string path_;
 };
 
+// Changing a file to WAL needs it alone, and SQLite waits for nobody there (the busy time-out does not hold): of
+// several processes that open a new database at once all but one would fail.
+Result<void> use_wal(SqlConnection& connection) {
+  for (int waited_ms = 0;; waited_ms += kWalRetryMs) {
+    Result<void> changed = connection.script("PRAGMA journal_mode=WAL");
+    if (changed || changed.error().code() != Errc::busy || waited_ms >= kBusyTimeoutMs) return changed;
+    sqlite3_sleep(kWalRetryMs);
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SqlConnection>> open_sqlite(const std::string& path) {
@@ -131,9 +147,10 @@ Result<std::unique_ptr<SqlConnection>> open_sqlite(const std::string& path) {
     return Error(errc_of(code), fmt::format("cannot open the database {}: {}; check that its directory exists and is "
                                             "writable",
                                             path, raw != nullptr ? sqlite3_errmsg(raw) : sqlite3_errstr(code)));
-  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
   auto connection = std::make_unique<SqliteConnection>(std::move(database), path);
-  TRY(connection->script("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"));
+  TRY(use_wal(*connection));  // which waits by itself, so before the time-out is set
+  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
+  TRY(connection->script("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"));
   return std::unique_ptr<SqlConnection>(std::move(connection));
 }
 

@@ -9,7 +9,8 @@
 
 namespace diskengine::control {
 
-// Opens or creates the database file; ":memory:" gives one that lives as long as the connection.
+// Opens or creates the database file; ":memory:" gives one that lives as long as the connection. Waits up to 10 s for
+// others that have the file locked; then, as every statement that waited so long, Errc::busy.
 Result<std::unique_ptr<SqlConnection>> open_sqlite(const std::string& path);
 
 }  // namespace diskengine::control

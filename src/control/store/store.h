@@ -79,8 +79,8 @@ class Store {
   ~Store();
 
   // --- reads
-  // The time that is recorded with what changes.
-  int64_t unix_ms() const { return environment_.unix_ms(); }
+  // The database's clock, with which seen_ms and left_ms are recorded.
+  Result<int64_t> unix_ms();
   // Whether the database answers.
   Result<void> check();
   Result<Graph> load_graph();
@@ -111,7 +111,8 @@ class Store {
   // --- what the loops found. Rows that are gone meanwhile are no error.
   // True if it differed from what was recorded. A reason alone that changes (progress) makes no event.
   Result<bool> set_status(Kind kind, int64_t id, const Status& status);
-  Result<void> set_node_seen(int64_t node_id, int64_t seen_ms);
+  // Now.
+  Result<void> set_node_seen(int64_t node_id);
   Result<void> set_node_abilities(const Node& node);
   Result<void> set_disk_identity(int64_t disk_id, const std::string& uuid, int64_t capacity_bytes);
   // The lvol exists, under this UUID.

@@ -20,10 +20,10 @@ Result<void> Store::note_who_left(const InSyncChange& change) {
   const auto holds = [](const std::vector<int64_t>& set, int64_t id) {
     return std::find(set.begin(), set.end(), id) != set.end();
   };
+  TRY_ASSIGN(const int64_t now_ms, connection_->unix_ms());
   for (const int64_t id : change.expected)
     if (!holds(change.next, id))
-      TRY(connection_->execute("UPDATE volume_lvol_mapping SET left_ms = $1 WHERE id = $2",
-                               {environment_.unix_ms(), id}));
+      TRY(connection_->execute("UPDATE volume_lvol_mapping SET left_ms = $1 WHERE id = $2", {now_ms, id}));
   for (const int64_t id : change.next)
     if (!holds(change.expected, id))
       TRY(connection_->execute("UPDATE volume_lvol_mapping SET left_ms = 0 WHERE id = $1", {id}));

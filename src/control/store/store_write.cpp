@@ -303,8 +303,14 @@ Result<bool> Store::set_status(Kind kind, int64_t id, const Status& status) {
   return true;
 }
 
-Result<void> Store::set_node_seen(int64_t node_id, int64_t seen_ms) {
+Result<int64_t> Store::unix_ms() {
   const std::lock_guard lock(mutex_);
+  return connection_->unix_ms();
+}
+
+Result<void> Store::set_node_seen(int64_t node_id) {
+  const std::lock_guard lock(mutex_);
+  TRY_ASSIGN(const int64_t seen_ms, connection_->unix_ms());
   TRY(connection_->execute("UPDATE nodes SET seen_ms = $1 WHERE id = $2", {seen_ms, node_id}));
   return {};
 }

@@ -41,6 +41,8 @@ class FakeDataPlane {
   // While it is stopped: its disks are swapped for empty ones, or their stores lose their lvols.
   void lose_disks();
   void lose_lvols();
+  // Metadata could not be written: the stores change nothing any more, until the next start().
+  void freeze_stores(const std::string& reason);
   // The file holds an lvol store that someone else made.
   void put_foreign_store(const std::string& path);
 

@@ -273,6 +273,7 @@ json::value FakeDataPlane::State::observe(const std::string& method) const {
                                        {"base_bdev", bdev},
                                        {"total_data_clusters", found->second.total_clusters},
                                        {"cluster_size", found->second.cluster_bytes},
+                                       {"frozen_reason", found->second.frozen_reason},
                                        {"block_size", bdevs.at(bdev).block_size}});
   } else if (method == "bdev_get_bdevs") {
     for (const auto& [name, bdev] : bdevs)
@@ -413,6 +414,7 @@ void FakeDataPlane::stop() {
   state_->listener.reset();
   const std::lock_guard lock(state_->fabric->mutex);
   std::erase_if(state_->fabric->listeners, [&](const auto& entry) { return entry.second == this; });
+  for (auto& [path, store] : state_->stored) store.frozen_reason.clear();
   state_->bdevs.clear();
   state_->disks.clear();
   state_->subsystems.clear();
@@ -431,6 +433,11 @@ void FakeDataPlane::fail_next(const std::string& method, int code, const std::st
 void FakeDataPlane::lose_disks() {
   const std::lock_guard lock(state_->fabric->mutex);
   state_->stored.clear();
+}
+
+void FakeDataPlane::freeze_stores(const std::string& reason) {
+  const std::lock_guard lock(state_->fabric->mutex);
+  for (auto& [path, store] : state_->stored) store.frozen_reason = reason;
 }
 
 void FakeDataPlane::lose_lvols() {

@@ -42,6 +42,7 @@ struct FakeLvolStore {
   std::map<std::string, int64_t> epochs;  // by the UUID of an lvol: of its writer
   int64_t cluster_bytes = 0;
   int64_t total_clusters = 0;
+  std::string frozen_reason;          // until the data plane is started anew
   std::map<std::string, Lvol> lvols;  // by name
 };
 

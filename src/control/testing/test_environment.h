@@ -9,7 +9,7 @@
 
 namespace diskengine::control {
 
-class TestEnvironment final : public Environment {
+class TestEnvironment : public Environment {
  public:
   int64_t unix_ms() const override { return 1'700'000'000'000 + now_ms_; }
   int64_t monotonic_ms() const override { return now_ms_; }

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "base/assert.h"
@@ -29,7 +28,7 @@ PcieQueue::PcieQueue(std::shared_ptr<PcieController> controller, Reactor& reacto
 }
 
 PcieQueue::~PcieQueue() {
-  DE_ASSERT(outstanding_ == 0 && (state_ == State::closed || state_ == State::opening));
+  DE_ASSERT(outstanding() == 0 && (state_ == State::closed || state_ == State::opening));
   if (Deferred::linked()) Deferred::unlink();
   if (TurnEndHook::linked()) TurnEndHook::unlink();
 }
@@ -50,13 +49,8 @@ Result<void> PcieQueue::make_rings(std::shared_ptr<Lane> lane, uint32_t depth) {
   memory_ = std::make_shared<DmaMemory>(std::move(memory));
   rings_ = std::make_unique<QueuePair>(controller_->device(), options_.queue_id, entries, controller_->stride(),
                                        memory_->data());
-  slot_bits_ = static_cast<unsigned>(std::bit_width(depth - 1));
-  slots_ = std::vector<Slot>(depth);
-  free_slots_.reserve(depth);
-  for (uint32_t i = depth; i-- > 0;) {
-    slots_[i].own = memory_->data() + ring_bytes + i * kOwnBytes;
-    free_slots_.push_back(static_cast<uint16_t>(i));
-  }
+  slots_ = CommandSlots<Slot>(depth);
+  for (uint32_t i = 0; i < depth; ++i) slots_[i].own = memory_->data() + ring_bytes + i * kOwnBytes;
   return {};
 }
 
@@ -70,19 +64,6 @@ void PcieQueue::open(unsigned vector) {
 
 // --- Sending --------------------------------------------------------------------------------------------------------
 
-uint16_t PcieQueue::cid_of(const Slot& slot) const noexcept {
-  const auto index = static_cast<unsigned>(&slot - slots_.data());
-  return static_cast<uint16_t>(unsigned{slot.generation} << slot_bits_ | index);
-}
-
-// The command in flight that `cid` names, or nullptr. A stale or invented id differs in the generation.
-PcieQueue::Slot* PcieQueue::slot_of(uint16_t cid) noexcept {
-  const unsigned index = cid & ((1u << slot_bits_) - 1);
-  if (index >= slots_.size()) return nullptr;
-  Slot& slot = slots_[index];
-  return slot.command != nullptr && slot.sent && slot.generation == cid >> slot_bits_ ? &slot : nullptr;
-}
-
 void PcieQueue::submit(HostCommand& command) noexcept {
   DE_ASSERT(command.done != nullptr && state_ != State::closed && state_ != State::opening);
   DE_ASSERT((command.data_bytes == 0) == (command.direction == DataDirection::none));
@@ -92,17 +73,10 @@ void PcieQueue::submit(HostCommand& command) noexcept {
 }
 
 void PcieQueue::queue_command(HostCommand& command) noexcept {
-  DE_ASSERT(!free_slots_.empty());
-  Slot& slot = slots_[free_slots_.back()];
-  free_slots_.pop_back();
-  ++outstanding_;
+  Slot& slot = slots_.take(command);
   ++stats_.submitted_requests;
-  // Ids of one slot differ for as long as there are numbers; ffffh is not to be used.
-  slot.generation = static_cast<uint16_t>((slot.generation + 1u) % ((1u << (16 - slot_bits_)) - 1));
-  slot.command = &command;
   slot.sent = slot.bounced = false;
   slot.data = nullptr;
-  command.sqe.cid = cid_of(slot);
   command.sqe.flags = static_cast<uint8_t>(command.sqe.flags & ~spec::kSqePsdtMask);
   if (state_ != State::ready) return;  // completes as lost with the others
   if (waiting_.empty() && place(slot)) return send(slot);
@@ -236,8 +210,8 @@ void PcieQueue::disarm() noexcept {
 }
 
 bool PcieQueue::take_completion(spec::Cqe cqe) noexcept {
-  Slot* const slot = slot_of(cqe.cid);
-  if (slot == nullptr || cqe.sq_id != options_.queue_id || cqe.sq_head >= rings_->entries()) {
+  Slot* const slot = slots_.find(cqe.cid);
+  if (slot == nullptr || !slot->sent || cqe.sq_id != options_.queue_id || cqe.sq_head >= rings_->entries()) {
     end(Error(Errc::protocol, fmt::format("the controller at {} completed command {:#06x} of queue {}, which is not in "
                                           "flight in queue {}",
                                           controller_->address(), cqe.cid, cqe.sq_id, options_.queue_id)));
@@ -256,20 +230,17 @@ bool PcieQueue::take_completion(spec::Cqe cqe) noexcept {
 
 void PcieQueue::complete(Slot& slot, HostOutcome outcome) noexcept {
   HostCommand& command = *slot.command;
-  slot.command = nullptr;
-  if (slot.linked()) slot.unlink();
   uint8_t* const data = std::exchange(slot.data, nullptr);
   const uint32_t bytes = command.data_bytes;
   command.outcome = outcome;
   if (outcome == HostOutcome::answered) ++stats_.nvme_completions;
-  free_slots_.push_back(static_cast<uint16_t>(&slot - slots_.data()));
-  --outstanding_;
+  slots_.give_back(slot);
   if (data != nullptr && data != slot.own) lane_->pool().give_back(data, bytes);
   command.done(command);
 }
 
 void PcieQueue::answer(HostCommand& command, Status status, uint64_t result) noexcept {
-  ++outstanding_;
+  ++answering_;
   command.cqe = {};
   command.cqe.status = spec::status_field(status);
   command.cqe.set_result(result);
@@ -282,7 +253,7 @@ void PcieQueue::complete_answered() noexcept {
   due.splice_back(answered_);
   while (!due.empty()) {
     HostCommand& command = due.pop_front();
-    --outstanding_;
+    --answering_;
     command.outcome = HostOutcome::answered;
     command.done(command);
   }
@@ -320,8 +291,7 @@ void PcieQueue::retired() noexcept {
   state_ = State::closed;
   complete_answered();
   if (BouncePool::Waiter::linked()) BouncePool::Waiter::unlink();
-  for (Slot& slot : slots_)
-    if (slot.command != nullptr) complete(slot, HostOutcome::lost);
+  slots_.for_each_in_flight([this](Slot& slot) { complete(slot, HostOutcome::lost); });
   let_go_of_memory();
   events_.on_disconnected(reason_);
 }

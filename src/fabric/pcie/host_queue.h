@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "fabric/command_slots.h"
 #include "fabric/host.h"
 #include "fabric/pcie/controller.h"
 #include "fabric/pcie/lane.h"
@@ -36,7 +37,7 @@ class PcieQueue : public HostQueue, private Source, private Deferred, private Tu
   ~PcieQueue() override;
 
   void submit(HostCommand& command) noexcept override;
-  uint32_t outstanding() const noexcept override { return outstanding_; }
+  uint32_t outstanding() const noexcept override { return slots_.in_flight() + answering_; }
   void disconnect() noexcept override;
   HostQueueStats stats() const noexcept override;
 
@@ -74,10 +75,7 @@ class PcieQueue : public HostQueue, private Source, private Deferred, private Tu
   uint64_t iova_of(const void* at) const noexcept { return memory_->iova_of(at); }
 
  private:
-  // One command in flight. Its place in slots_ and a generation make its command id.
-  struct Slot : ListHook {
-    HostCommand* command = nullptr;
-    uint16_t generation = 0;
+  struct Slot : CommandSlot {
     bool sent = false;
     bool bounced = false;  // its data passes through `data`
     uint8_t* own = nullptr;
@@ -101,23 +99,19 @@ class PcieQueue : public HostQueue, private Source, private Deferred, private Tu
   void send(Slot& slot) noexcept;
   bool take_completion(spec::Cqe cqe) noexcept;
   void complete(Slot& slot, HostOutcome outcome) noexcept;
-  Slot* slot_of(uint16_t cid) noexcept;
-  uint16_t cid_of(const Slot& slot) const noexcept;
   void complete_answered() noexcept;
   void let_go_of_memory() noexcept;
 
   Error reason_;  // why the queue ends
   std::shared_ptr<Lane> lane_;
   std::shared_ptr<DmaMemory> memory_;  // the rings, then a page for each command
-  unsigned slot_bits_ = 0;
   unsigned vector_ = 0;
   bool interrupts_on_ = false;  // surely: what the last queue with this vector left is not known
   uint64_t busy_since_ns_ = 0;
-  std::vector<Slot> slots_;
-  std::vector<uint16_t> free_slots_;
+  CommandSlots<Slot> slots_;
   List<Slot> waiting_;  // for memory of the pool
   List<HostCommand> answered_;
-  uint32_t outstanding_ = 0;
+  uint32_t answering_ = 0;  // of answered_
   HostQueueStats stats_;
 };
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "base/assert.h"
@@ -35,7 +34,6 @@ RdmaHostQueue::RdmaHostQueue(std::shared_ptr<HostLane> lane, std::string peer, c
       options_(options),
       peer_(std::move(peer)),
       entries_(options.queue_id == 0 ? options.depth : options.depth + 1),
-      slot_bits_(static_cast<unsigned>(std::bit_width(options.depth - 1))),
       reason_(Errc::internal, "open"),
       setup_timer_([this] {
         end(Error(Errc::timed_out, fmt::format("{} did not complete the NVMe/RDMA connection within {} s", peer_,
@@ -45,7 +43,7 @@ RdmaHostQueue::RdmaHostQueue(std::shared_ptr<HostLane> lane, std::string peer, c
 }
 
 RdmaHostQueue::~RdmaHostQueue() {
-  DE_ASSERT(outstanding_ == 0);
+  DE_ASSERT(outstanding() == 0);
   if (id_ && id_->qp != nullptr) lane_->verbs->destroy_qp(id_.get());
   if (BouncePool::Waiter::linked()) BouncePool::Waiter::unlink();
   if (Deferred::linked()) Deferred::unlink();
@@ -149,12 +147,10 @@ Result<void> RdmaHostQueue::make_queue_pair() {
 void RdmaHostQueue::make_slots() {
   uint8_t* const answers = memory_.data() + entries_ * kCapsuleBytes;
   uint8_t* const pages = memory_.data() + round_up(entries_ * (kCapsuleBytes + kAnswerBytes), kOwnBytes);
-  slots_ = std::vector<Slot>(options_.depth);
-  free_slots_.reserve(options_.depth);
-  for (uint32_t i = options_.depth; i-- > 0;) {
+  slots_ = CommandSlots<Slot>(options_.depth);
+  for (uint32_t i = 0; i < options_.depth; ++i) {
     slots_[i].capsule = memory_.data() + i * kCapsuleBytes;
     slots_[i].own = pages + i * kOwnBytes;
-    free_slots_.push_back(static_cast<uint16_t>(i));
   }
   answers_.resize(entries_);
   for (uint32_t i = 0; i < entries_; ++i) {
@@ -185,33 +181,14 @@ Result<void> RdmaHostQueue::connect() {
 
 // --- Sending --------------------------------------------------------------------------------------------------------
 
-uint16_t RdmaHostQueue::cid_of(const Slot& slot) const noexcept {
-  const auto index = static_cast<unsigned>(&slot - slots_.data());
-  return static_cast<uint16_t>(unsigned{slot.generation} << slot_bits_ | index);
-}
-
-// The command in flight that `cid` names, or nullptr. A stale or invented id differs in the generation.
-RdmaHostQueue::Slot* RdmaHostQueue::slot_of(uint16_t cid) noexcept {
-  const unsigned index = cid & ((1u << slot_bits_) - 1);
-  if (index >= slots_.size()) return nullptr;
-  Slot& slot = slots_[index];
-  return slot.command != nullptr && slot.generation == cid >> slot_bits_ ? &slot : nullptr;
-}
-
 void RdmaHostQueue::submit(HostCommand& command) noexcept {
-  DE_ASSERT(!free_slots_.empty() && command.done != nullptr && state_ != State::closed);
+  DE_ASSERT(command.done != nullptr && state_ != State::closed);
   DE_ASSERT((command.data_bytes == 0) == (command.direction == DataDirection::none));
   DE_ASSERT(command.data_bytes <= options_.transfer_bytes_max && command.iov.size() <= kCommandPiecesMax);
-  Slot& slot = slots_[free_slots_.back()];
-  free_slots_.pop_back();
-  ++outstanding_;
+  Slot& slot = slots_.take(command);
   ++stats_.submitted_requests;
-  // Ids of one slot differ for as long as there are numbers; ffffh is not to be used.
-  slot.generation = static_cast<uint16_t>((slot.generation + 1u) % ((1u << (16 - slot_bits_)) - 1));
-  slot.command = &command;
   slot.answered = slot.sending = false;
   slot.data = nullptr;
-  command.sqe.cid = cid_of(slot);
   command.sqe.flags = spec::kSqeSgl;
   if (state_ != State::ready) return;  // completes as lost with the others
   if (waiting_.empty() && take_memory(slot)) return send(slot);
@@ -287,7 +264,7 @@ void RdmaHostQueue::send(Slot& slot) noexcept {
   slot.sges[0] = {reinterpret_cast<uint64_t>(slot.capsule), kCapsuleBytes, mr_->lkey};
   slot.sges[1] = {reinterpret_cast<uint64_t>(slot.data), command.data_bytes, mr_->lkey};
   slot.wr = {};
-  slot.wr.wr_id = kSendMark | static_cast<uint64_t>(&slot - slots_.data());
+  slot.wr.wr_id = kSendMark | slots_.index_of(slot);
   slot.wr.opcode = IBV_WR_SEND;
   slot.wr.send_flags = IBV_SEND_SIGNALED;
   slot.wr.sg_list = slot.sges;
@@ -331,7 +308,7 @@ void RdmaHostQueue::on_completion(const ibv_wc& completion) noexcept {
                                                     lane_->verbs->wc_status_str(completion.status))));
   const uint64_t index = completion.wr_id & ~kSendMark;
   if ((completion.wr_id & kSendMark) == 0) return on_answer(answers_.at(index), completion.byte_len);
-  Slot& slot = slots_.at(index);
+  Slot& slot = slots_[static_cast<uint32_t>(index)];
   DE_ASSERT(slot.sending);
   slot.sending = false;
   finish_if_over(slot);
@@ -340,7 +317,7 @@ void RdmaHostQueue::on_completion(const ibv_wc& completion) noexcept {
 void RdmaHostQueue::on_answer(Answer& answer, uint32_t bytes) noexcept {
   if (bytes != kAnswerBytes) return protocol_error(fmt::format("an answer of {} bytes", bytes));
   const auto cqe = load_le<spec::Cqe>(reinterpret_cast<const void*>(answer.sge.addr));
-  Slot* const slot = slot_of(cqe.cid);
+  Slot* const slot = slots_.find(cqe.cid);
   // What waits for memory was not sent, and cannot be answered.
   if (slot == nullptr || slot->answered || slot->linked() || slot->data == nullptr)
     return protocol_error(fmt::format("an answer to command {:#06x}, which is not in flight", cqe.cid));
@@ -361,14 +338,11 @@ void RdmaHostQueue::finish_if_over(Slot& slot) noexcept {
 
 void RdmaHostQueue::complete(Slot& slot, HostOutcome outcome) noexcept {
   HostCommand& command = *slot.command;
-  slot.command = nullptr;
-  if (slot.linked()) slot.unlink();
   uint8_t* const data = std::exchange(slot.data, nullptr);
   const uint32_t bytes = command.data_bytes;
   command.outcome = outcome;
   if (outcome == HostOutcome::answered) ++stats_.nvme_completions;
-  free_slots_.push_back(static_cast<uint16_t>(&slot - slots_.data()));
-  --outstanding_;
+  slots_.give_back(slot);
   if (data != nullptr && data != slot.own && !slot.direct) device_->pool().give_back(data, bytes);
   command.done(command);
 }
@@ -403,8 +377,7 @@ void RdmaHostQueue::run() noexcept {
   state_ = State::closed;
   if (id_ && id_->qp != nullptr) lane_->verbs->destroy_qp(id_.get());
   if (BouncePool::Waiter::linked()) BouncePool::Waiter::unlink();
-  for (Slot& slot : slots_)
-    if (slot.command != nullptr) complete(slot, HostOutcome::lost);
+  slots_.for_each_in_flight([this](Slot& slot) { complete(slot, HostOutcome::lost); });
   events_.on_disconnected(reason_);
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "fabric/command_slots.h"
 #include "fabric/host.h"
 #include "fabric/rdma/completion_queue.h"
 #include "fabric/rdma/host.h"
@@ -47,17 +48,14 @@ class RdmaHostQueue final : public HostQueue,
   Result<void> begin(const SocketAddress& to, const SocketAddress* from);
 
   void submit(HostCommand& command) noexcept override;
-  uint32_t outstanding() const noexcept override { return outstanding_; }
+  uint32_t outstanding() const noexcept override { return slots_.in_flight(); }
   void disconnect() noexcept override;
   HostQueueStats stats() const noexcept override;
 
  private:
   enum class State : uint8_t { resolving_address, resolving_route, connecting, ready, ending, closed };
 
-  // One command in flight. Its place in slots_ and a generation make its command id.
-  struct Slot : ListHook {
-    HostCommand* command = nullptr;
-    uint16_t generation = 0;
+  struct Slot : CommandSlot {
     bool sending = false;   // the SEND of its capsule is not over
     bool answered = false;  // command->cqe is there
     uint8_t* capsule = nullptr;
@@ -93,8 +91,6 @@ class RdmaHostQueue final : public HostQueue,
   void on_answer(Answer& answer, uint32_t bytes) noexcept;
   void finish_if_over(Slot& slot) noexcept;
   void complete(Slot& slot, HostOutcome outcome) noexcept;
-  Slot* slot_of(uint16_t cid) noexcept;
-  uint16_t cid_of(const Slot& slot) const noexcept;
   void protocol_error(const std::string& what) noexcept;
   void end(Error reason) noexcept;
 
@@ -103,7 +99,6 @@ class RdmaHostQueue final : public HostQueue,
   const HostQueueOptions options_;
   const std::string peer_;
   const uint32_t entries_;  // of the submission queue: one more than commands in flight, but for the admin queue
-  const unsigned slot_bits_;
   State state_ = State::resolving_address;
   Error reason_;  // why the queue ends
   Timer setup_timer_;
@@ -113,11 +108,9 @@ class RdmaHostQueue final : public HostQueue,
   std::unique_ptr<CompletionQueue> cq_;
   DmaBuffer memory_;  // capsules, answers, then a page for each command
   OwnedMr mr_;
-  std::vector<Slot> slots_;
+  CommandSlots<Slot> slots_;
   std::vector<Answer> answers_;
-  std::vector<uint16_t> free_slots_;
   List<Slot> waiting_;  // for memory of the pool
-  uint32_t outstanding_ = 0;
   ibv_send_wr* send_chain_ = nullptr;
   ibv_send_wr** send_end_ = &send_chain_;
   ibv_recv_wr* recv_chain_ = nullptr;

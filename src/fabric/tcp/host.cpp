@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <bit>
 #include <cstring>
 
 #include "base/crc32c.h"
@@ -69,7 +68,6 @@ TcpHostQueue::TcpHostQueue(Reactor& reactor, std::shared_ptr<Staging> staging, U
       options_(options),
       peer_(std::move(peer)),
       reason_(Errc::internal, "open"),
-      slot_bits_(static_cast<unsigned>(std::bit_width(options.depth - 1))),
       slots_(options.depth),
       setup_timer_([this] {
         end(Error(Errc::timed_out, fmt::format("{} did not complete the NVMe/TCP connection within {} s", peer_,
@@ -86,14 +84,11 @@ TcpHostQueue::TcpHostQueue(Reactor& reactor, std::shared_ptr<Staging> staging, U
                .connecting = true,
                .output_bytes = output_bytes(options.depth),
                .output_pieces = kOutputPieces}) {
-  DE_ASSERT(options.depth > 0 && options.depth <= kQueueDepthMax);
-  free_slots_.reserve(options.depth);
-  for (uint32_t i = options.depth; i > 0; --i) free_slots_.push_back(static_cast<uint16_t>(i - 1));
   setup_timer_.arm(reactor_, kSetupLimitNs);
 }
 
 TcpHostQueue::~TcpHostQueue() {
-  DE_ASSERT(outstanding_ == 0);
+  DE_ASSERT(outstanding() == 0);
   if (linked()) unlink();
 }
 
@@ -148,35 +143,16 @@ bool TcpHostQueue::on_ic_resp(const spec::TcpIcResp& response) noexcept {
 
 // --- Sending --------------------------------------------------------------------------------------------------------
 
-uint16_t TcpHostQueue::cid_of(const Slot& slot) const noexcept {
-  const auto index = static_cast<unsigned>(&slot - slots_.data());
-  return static_cast<uint16_t>(unsigned{slot.generation} << slot_bits_ | index);
-}
-
-// The command in flight that `cid` names, or nullptr. A stale or invented id differs in the generation.
-TcpHostQueue::Slot* TcpHostQueue::slot_of(uint16_t cid) noexcept {
-  const unsigned index = cid & ((1u << slot_bits_) - 1);
-  if (index >= slots_.size()) return nullptr;
-  Slot& slot = slots_[index];
-  return slot.command != nullptr && slot.generation == cid >> slot_bits_ ? &slot : nullptr;
-}
-
 void TcpHostQueue::submit(HostCommand& command) noexcept {
-  DE_ASSERT(!free_slots_.empty() && command.done != nullptr && state_ != State::closed);
+  DE_ASSERT(command.done != nullptr && state_ != State::closed);
   DE_ASSERT((command.data_bytes == 0) == (command.direction == DataDirection::none));
   DE_ASSERT(command.data_bytes <= options_.transfer_bytes_max && command.iov.size() <= kCommandPiecesMax);
-  Slot& slot = slots_[free_slots_.back()];
-  free_slots_.pop_back();
-  ++outstanding_;
+  Slot& slot = slots_.take(command);
   ++stats_.submitted_requests;
-  // Ids of one slot differ for as long as there are numbers; ffffh is not to be used.
-  slot.generation = static_cast<uint16_t>((slot.generation + 1u) % ((1u << (16 - slot_bits_)) - 1));
-  slot.command = &command;
   slot.capsule_sent = slot.digest_failed = false;
   slot.grants = 0;
   slot.received = slot.granted = 0;
   DE_ASSERT(slot.unsent == 0);
-  command.sqe.cid = cid_of(slot);
   command.sqe.flags = spec::kSqeSgl;
   command.sqe.data = {};
   command.sqe.data.length = command.data_bytes;
@@ -323,7 +299,7 @@ bool TcpHostQueue::on_response(const spec::TcpCapsuleResp& response) noexcept {
     return protocol_error(TcpFatal::sequence_error, 0, header,
                           fmt::format("response to command {:#06x}: {}", cqe.cid, what));
   };
-  Slot* slot = slot_of(cqe.cid);
+  Slot* slot = slots_.find(cqe.cid);
   if (slot == nullptr) return wrong("no such command is in flight");
   if (!slot->capsule_sent || slot->unsent > 0 || slot->grants > 0) return wrong("its data is still being sent");
   const HostCommand& command = *slot->command;
@@ -343,7 +319,7 @@ bool TcpHostQueue::on_c2h_data(const uint8_t* pdu, const spec::TcpShape& shape,
                                PduReader::DataTarget* target) noexcept {
   const auto data = load_le<spec::TcpData>(pdu);
   const std::span header(pdu, shape.header_bytes);
-  Slot* slot = slot_of(data.cid);
+  Slot* slot = slots_.find(data.cid);
   if (slot == nullptr || slot->command->direction != DataDirection::from_controller || !slot->capsule_sent)
     return protocol_error(TcpFatal::invalid_header_field, offsetof(spec::TcpData, cid), header,
                           fmt::format("data for command {:#06x}, which expects none", uint16_t{data.cid}));
@@ -379,7 +355,7 @@ bool TcpHostQueue::on_data(bool digest_ok) noexcept {
 bool TcpHostQueue::on_r2t(const uint8_t* pdu, const spec::TcpShape& shape) noexcept {
   const auto r2t = load_le<spec::TcpR2t>(pdu);
   const std::span header(pdu, shape.header_bytes);
-  Slot* slot = slot_of(r2t.cid);
+  Slot* slot = slots_.find(r2t.cid);
   if (slot == nullptr || slot->command->direction != DataDirection::to_controller || !slot->capsule_sent ||
       slot->command->sqe.data.type != spec::SglType::transport_data)
     return protocol_error(TcpFatal::invalid_header_field, offsetof(spec::TcpR2t, cid), header,
@@ -402,8 +378,6 @@ bool TcpHostQueue::on_r2t(const uint8_t* pdu, const spec::TcpShape& shape) noexc
 
 void TcpHostQueue::complete(Slot& slot, HostOutcome outcome) noexcept {
   HostCommand& command = *slot.command;
-  slot.command = nullptr;
-  if (slot.linked()) slot.unlink();
   command.outcome = outcome;
   if (outcome == HostOutcome::answered) {
     ++stats_.nvme_completions;
@@ -411,8 +385,7 @@ void TcpHostQueue::complete(Slot& slot, HostOutcome outcome) noexcept {
     if (slot.digest_failed && spec::status_of(command.cqe.status) == spec::Status::success)
       command.cqe.status = spec::status_field(spec::Status::transient_transport_error);
   }
-  free_slots_.push_back(static_cast<uint16_t>(&slot - slots_.data()));
-  --outstanding_;
+  slots_.give_back(slot);
   command.done(command);
 }
 
@@ -471,8 +444,7 @@ void TcpHostQueue::end(Error reason) noexcept {
 
 void TcpHostQueue::run() noexcept {
   state_ = State::closed;
-  for (Slot& slot : slots_)
-    if (slot.command != nullptr) complete(slot, HostOutcome::lost);
+  slots_.for_each_in_flight([this](Slot& slot) { complete(slot, HostOutcome::lost); });
   events_.on_disconnected(reason_);
 }
 

@@ -17,6 +17,7 @@
 #include <mutex>
 #include <vector>
 
+#include "fabric/command_slots.h"
 #include "fabric/host.h"
 #include "fabric/tcp/pdu_reader.h"
 #include "fabric/tcp/stream.h"
@@ -50,7 +51,7 @@ class TcpHostQueue final : public HostQueue, private Stream::Handler, private Pd
   ~TcpHostQueue() override;
 
   void submit(HostCommand& command) noexcept override;
-  uint32_t outstanding() const noexcept override { return outstanding_; }
+  uint32_t outstanding() const noexcept override { return slots_.in_flight(); }
   void disconnect() noexcept override;
   HostQueueStats stats() const noexcept override;
 
@@ -64,11 +65,8 @@ class TcpHostQueue final : public HostQueue, private Stream::Handler, private Pd
     uint32_t bytes;
   };
 
-  // One command in flight. Its place in slots_ and a generation make its command id.
-  struct Slot final : ListHook, SendHook {
+  struct Slot final : CommandSlot, SendHook {
     void on_released() noexcept override { --unsent; }
-    HostCommand* command = nullptr;
-    uint16_t generation = 0;
     bool capsule_sent = false;   // put on the stream
     bool digest_failed = false;  // a data digest of received data was wrong
     uint8_t grants = 0;
@@ -107,8 +105,6 @@ class TcpHostQueue final : public HostQueue, private Stream::Handler, private Pd
   void append_data(Slot& slot, uint32_t offset, uint32_t bytes) noexcept;
   void wait_for_room(Slot& slot) noexcept;
 
-  Slot* slot_of(uint16_t cid) noexcept;
-  uint16_t cid_of(const Slot& slot) const noexcept;
   void complete(Slot& slot, HostOutcome outcome) noexcept;
   bool protocol_error(spec::TcpFatal status, uint32_t info, std::span<const uint8_t> header, std::string what) noexcept;
   void end(Error reason) noexcept;
@@ -124,10 +120,7 @@ class TcpHostQueue final : public HostQueue, private Stream::Handler, private Pd
   bool data_digest_ = false;
   uint8_t cpda_ = 0;
   uint32_t max_h2c_data_ = 0;
-  unsigned slot_bits_;
-  uint32_t outstanding_ = 0;
-  std::vector<Slot> slots_;
-  std::vector<uint16_t> free_slots_;
+  CommandSlots<Slot> slots_;
   List<Slot> waiting_;
   Slot* receiving_ = nullptr;    // whose data is on its way in
   bool complete_after_ = false;  // receiving_: the data PDU said SUCCESS

@@ -127,7 +127,7 @@ class Cluster:
         self.records[name] = self.records.get(name, 0) + 1
 
     def start_load(self, name="v", blocks=1024, **options):
-        """A guest that writes, reads and checks what it reads, until stop_load()."""
+        """A guest that writes, reads and checks what it reads, until it is stopped. `options` are its further ones."""
         record = self.case.path(f"{name}.record{self.records.get(name, 0)}")
         return self.case.track(FaultGuest(self.case, self.attachment(name), blocks, record=record, **options))
 
@@ -145,15 +145,19 @@ class FaultGuest(Process):
         arguments = [program("../test/fault_guest"), "--socket", attachment["socket"], "--blocks", str(blocks)]
         arguments += ["--writer", str(FaultGuest.count), "--epoch", str(self.epoch)]
         for option, value in options.items():
-            arguments += [f"--{option}"] + ([] if value is True else [str(value)])
+            arguments += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
         super().__init__(arguments, case.path(f"guest{FaultGuest.count}.log"))
 
     def result(self, timeout_s=40):
         """What it saw: waits for its end by itself."""
         self.wait(timeout_s)
-        return json.loads(self.log().strip().splitlines()[-1])
+        return self.last_line()
 
     def stop(self, timeout_s=40):
         """Ends it and returns what it saw; fails if a read was wrong."""
         self.terminate(timeout_s)
-        return json.loads(self.log().strip().splitlines()[-1])
+        return self.last_line()
+
+    def last_line(self):
+        with open(self.log_path) as log:
+            return json.loads(log.read().strip().splitlines()[-1])

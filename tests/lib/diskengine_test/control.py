@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 from .deadline import scaled, wait_until
@@ -54,6 +55,14 @@ class Fleet:
         rpc.bdev_error_create(base_name="raw")
         none = {f"{kind}_{op}_latency": 0 for kind in ("avg", "p99") for op in ("read", "write")}
         rpc.bdev_delay_create(base_bdev_name="EE_raw", name=self.disk_bdev(node), **none)
+
+    def lose_cache(self, node):
+        """The killed data plane of the node comes back, as on a machine that was started anew: its disk is another file. The
+        node's loop sees to the rest; the disk cannot be told to misbehave any more."""
+        path = self.case.path(f"{node}.disk")
+        shutil.copyfile(path, f"{path}.anew")
+        os.replace(f"{path}.anew", path)
+        self.start_plane(node)
 
     @staticmethod
     def disk_bdev(node):

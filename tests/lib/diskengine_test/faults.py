@@ -89,6 +89,11 @@ class Scene:
 
         wait_until(out, 20, f"the leg on {node} to leave the mirror")
 
+    def wait_raid(self, says, timeout_s=30):
+        wait_until(
+            lambda: self.rpc(COMPUTE).bdev_raid_get_bdevs(category="all")[0].get(says), timeout_s, f"{says} of the mirror"
+        )
+
     def exclude(self, node):
         """Takes the node's leg out, in the place of the control plane, for whose record the mirror would wait."""
         epoch = self.rpc(COMPUTE).bdev_raid_get_bdevs(category="all")[0]["epoch"]
@@ -135,6 +140,7 @@ def loop(node):
 NOT_READY = cause("control-plane", "not-ready")
 REBUILD = cause("raid", "rebuilding")
 LEG_OUT = cause("raid", "leg-out")
+WAITING = cause("raid", "mirror-waiting", COMPUTE)
 FAULTS = {}
 
 
@@ -561,11 +567,32 @@ def both_storage_nodes_are_killed(scene):
     scene.attach()
     for node in STORAGE:
         scene.fleet.planes[node].kill()
-    time.sleep(3)
+    scene.wait_raid("waiting")
     return Expect(
-        (cause("target", "data-plane-down", "s1"), cause("target", "data-plane-down", "s2")),
+        (cause("target", "data-plane-down", "s1"), cause("target", "data-plane-down", "s2"), WAITING),
         (NOT_READY, cause("raid", "mirror-missing"), cause("vhost", "bdev-lost"), cause("raid", "writes-held")),
     )
+
+
+@fault(addresses=("10.77.0.1", "10.77.0.1"))
+def the_network_to_all_storage_nodes_is_cut(scene):
+    scene.attach()
+    partition("10.77.0.1", True)
+    scene.wait_raid("waiting")
+    return Expect((cause("network", ANY, COMPUTE), WAITING), (cause("raid", "leg-out"), NOT_READY))
+
+
+@fault(quick=True)
+def all_storage_nodes_lose_their_caches(scene):
+    """Both machines are started anew under a guest that never flushed: nobody has what was acknowledged."""
+    scene.attach()
+    for node in STORAGE:
+        scene.fleet.planes[node].kill()
+    for node in STORAGE:
+        scene.fleet.lose_cache(node)
+    scene.wait_raid("stopped", 60)
+    also = (NOT_READY, LEG_OUT, WAITING, cause("network", ANY), cause("target", ANY))
+    return Expect((cause("raid", "mirror-stopped", COMPUTE),), also)
 
 
 def in_namespace():
