@@ -333,15 +333,16 @@ class History {
     }
   }
 
-  // A leg that has everything and is called in sync by whoever keeps the record.
+  // A leg that has everything and is called in sync by whoever keeps the record; any of them.
   std::string find_keeper() {
     const auto volume = manager_.find("r");
     if (volume == nullptr || !shape_.caches) return {};
+    std::vector<std::string> names;
     for (const auto& slot : volume->slots())
       if (slot->role == SlotRole::in_sync && !slot->excluding && !slot->unsynced &&
           (!shape_.record || record_.in_sync.contains(slot->name)))
-        return slot->name;
-    return {};
+        names.push_back(slot->name);
+    return names.empty() ? std::string() : names[random_.below(names.size())];
   }
 
   void lose_a_cache() {
