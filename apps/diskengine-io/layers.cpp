@@ -162,6 +162,7 @@ Layer vhost_controllers(const LayerContext& context, std::shared_ptr<DmaRegions>
   const std::shared_ptr<vhost::VhostManager> manager(both, &both->manager);
   layer.add_methods = [manager](rpc::MethodTable& methods) { rpc::add_vhost_methods(methods, *manager); };
   layer.config_calls = [manager] { return manager->config_calls(); };
+  layer.end_waits = [manager] { manager->end_waits(); };
   layer.stop = [manager] { return manager->close(); };
   return layer;
 }

@@ -27,5 +27,14 @@ TEST(MirrorCrashes, ThreeLegsOnRecord) {
   run_crashes({.legs = 3, .superblock = true, .region_kb = 8, .record = true}, 4);
 }
 
+// Some legs lose their caches meanwhile.
+TEST(MirrorCrashes, TwoLegsThatCache) { run_crashes({.legs = 2, .superblock = true, .caches = true}, 5); }
+TEST(MirrorCrashes, TwoLegsThatCacheOnRecord) {
+  run_crashes({.legs = 2, .superblock = true, .caches = true, .record = true}, 5);
+}
+TEST(MirrorCrashes, ThreeLegsThatCacheOnRecord) {
+  run_crashes({.legs = 3, .superblock = true, .region_kb = 8, .caches = true, .record = true}, 4);
+}
+
 }  // namespace
 }  // namespace diskengine::raid

@@ -19,6 +19,7 @@ enum class Mutation : uint8_t {
   unordered_writes,    // overlapping writes of different reactors go to the legs as they come
   wrong_leg,           // of legs that may differ the one with the oldest superblock is read
   trusted_cache,       // a leg whose target was started anew counts as if it had lost nothing
+  forgotten_cache,     // the same while nobody served the volume
   old_epoch,           // a writer whose epoch is over may put the volume together
 };
 

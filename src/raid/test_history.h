@@ -91,7 +91,7 @@ class History {
     uint32_t window_kb = 4;
     uint32_t region_kb = 4;
     bool confirm = false;  // exclusions count only when confirmed, which comes late
-    bool caches = false;   // disks lose what was not flushed, as long as another leg has it
+    bool caches = false;   // disks lose what was not flushed, as long as another leg has it; by crashes too
     bool record = false;   // somebody keeps the record of the legs, confirms, and puts the volume together
   };
 
@@ -107,6 +107,8 @@ class History {
     Model model;
     uint64_t time = 0;
     Record record;
+    std::map<std::string, Uuid> caches;
+    std::string keeper;  // a leg that lost nothing; empty: none did
   };
 
   History(uint64_t seed, Shape shape) : random_(seed), shape_(shape) {
@@ -135,6 +137,7 @@ class History {
     for (const auto& [before, bytes] : remains.disks) {
       found.push_back(TestDisk::make(before->name(), before->size_blocks(), before->info().can_write_zeroes));
       found.back()->bytes = bytes;
+      if (shape.caches) found.back()->cache = remains.caches.at(before->name());
     }
     if (shape.record) {
       for (size_t i = found.size(); i > 1; --i) std::swap(found[i - 1], found[random_.below(i)]);
@@ -146,7 +149,8 @@ class History {
     if (shape.record) {
       EXPECT_FALSE(registry_.find("r")) << "it came online without its record";
       // One that cannot be reached leaves the record first.
-      if (record_.in_sync.size() > 1 && random_.chance(1, 4)) record_.in_sync.erase(record_.in_sync.begin());
+      if (record_.in_sync.size() > 1 && random_.chance(1, 4) && *record_.in_sync.begin() != remains.keeper)
+        record_.in_sync.erase(record_.in_sync.begin());
       assemble();
     }
     open();
@@ -159,11 +163,18 @@ class History {
   // Runs, and says what a crash then leaves; what happens here afterwards happens in another world.
   Remains run_and_crash(unsigned steps) {
     for (unsigned i = 0; i < steps && !testing::Test::HasFailure(); ++i) step();
-    Remains remains{.disks = {}, .model = model_, .time = ++time_, .record = record_};
+    Remains remains{
+        .disks = {}, .model = model_, .time = ++time_, .record = record_, .caches = {}, .keeper = find_keeper()};
     for (const auto& [operation, owned] : operations_)
       if (operation->op != Op::read && operation->op != Op::flush)
         remains.model.end_write(operation->lba, operation->blocks, operation->begun, kForever - 1, false);
-    for (auto& disk : disks_) remains.disks.emplace_back(disk, disk->after_crash(random_));
+    for (auto& disk : disks_) {
+      remains.disks.emplace_back(disk, disk->after_crash(random_));
+      remains.caches[disk->name()] = disk->cache;
+      if (!shape_.caches || remains.keeper.empty() || disk->name() == remains.keeper || random_.chance(1, 2)) continue;
+      remains.disks.back().second = disk->durable;
+      remains.caches[disk->name()] = Uuid::from_name(disk->cache.to_string());
+    }
     finish();
     return remains;
   }
@@ -196,7 +207,10 @@ class History {
   }
   void add_disk(std::shared_ptr<TestDisk> disk) {
     disks_.push_back(std::move(disk));
-    if (shape_.caches) disks_.back()->begin_to_cache();
+    if (shape_.caches) {
+      disks_.back()->begin_to_cache();
+      if (disks_.back()->cache.is_nil()) disks_.back()->cache = Uuid::from_name(disks_.back()->name());
+    }
     EXPECT_TRUE(registry_.add(disks_.back()));
     settle();
   }
@@ -317,6 +331,18 @@ class History {
         record_.in_sync.insert(slot->name);
       }
     }
+  }
+
+  // A leg that has everything and is called in sync by whoever keeps the record; any of them.
+  std::string find_keeper() {
+    const auto volume = manager_.find("r");
+    if (volume == nullptr || !shape_.caches) return {};
+    std::vector<std::string> names;
+    for (const auto& slot : volume->slots())
+      if (slot->role == SlotRole::in_sync && !slot->excluding && !slot->unsynced &&
+          (!shape_.record || record_.in_sync.contains(slot->name)))
+        names.push_back(slot->name);
+    return names.empty() ? std::string() : names[random_.below(names.size())];
   }
 
   void lose_a_cache() {

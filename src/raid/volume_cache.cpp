@@ -136,6 +136,7 @@ void Volume::find_lost_caches(const std::vector<spec::RaidDirtyLogHeader>& heade
 }
 
 bool Volume::lost_cache(const Slot& slot) const {
+  if constexpr (mutated(Mutation::forgotten_cache)) return false;
   return slot.present() && !slot.cache.is_nil() && slot.cache != slot.leg->device().cache_instance();
 }
 

@@ -273,6 +273,7 @@ void BlkQueue::on_done(Request& request) noexcept {
     if (slot.blocks_left == 0) return queue.finish(slot, spec::kVirtioBlkOk);
     if (queue.options_.device->channel() != nullptr) return queue.submit_part(slot);
   }
+  if (queue.inflight_ && queue.leaves_failures_.load(std::memory_order_relaxed)) return queue.leave_in_flight(slot);
   queue.finish(slot, request.status.code == IoCode::not_supported ? spec::kVirtioBlkUnsupp : spec::kVirtioBlkIoErr);
 }
 
@@ -290,10 +291,23 @@ void BlkQueue::reject(Slot& slot, const char* why, uint8_t status) noexcept {
 void BlkQueue::return_chain(Slot& slot, uint32_t used_bytes) noexcept {
   ring_.push_used(slot.head, used_bytes);
   returned_.push_back(slot.head);
+  let_memory_go(slot);
+  home().at_turn_end(*this);
+}
+
+void BlkQueue::let_memory_go(Slot& slot) noexcept {
   MemoryUse* use = std::exchange(slot.memory, nullptr);
   if (--use->requests == 0 && use != memory_.get()) [[unlikely]]
     std::erase_if(old_memory_, [use](const auto& old) { return old.get() == use; });
-  home().at_turn_end(*this);
+}
+
+// In the buffer it stays marked as taken, and its slot stays busy.
+void BlkQueue::leave_in_flight(Slot& slot) noexcept {
+  let_memory_go(slot);
+  if (slot.traced != nullptr) std::exchange(slot.traced, nullptr)->leave(false);
+  --outstanding_;
+  shown_outstanding_.store(outstanding_, std::memory_order_relaxed);
+  if (drained_ != nullptr && outstanding_ == 0) home().post([this] { end_stop(); });
 }
 
 void BlkQueue::at_turn_end() noexcept {

@@ -65,6 +65,10 @@ class BlkQueue final : public Source, private TurnEndHook {
   Result<void> start();
   // Takes nothing more; `drained` runs on this reactor, outside any completion, when all that was taken is returned.
   void stop(std::function<void(uint16_t position)> drained);
+  // The process ends: from now on a request that fails is left where it is, taken and not returned, for the next
+  // process to replay; the guest sees no error. Only with an in-flight buffer, without which that one could not know of
+  // it. Any thread.
+  void leave_failures() noexcept { leaves_failures_.store(true, std::memory_order_relaxed); }
   // On failure the queue is broken until it is stopped and made again.
   Result<void> set_memory(std::shared_ptr<const GuestMemory> memory);
   void set_call(UniqueFd call) { options_.call = std::move(call); }
@@ -126,6 +130,8 @@ class BlkQueue final : public Source, private TurnEndHook {
   void finish(Slot& slot, uint8_t status) noexcept;
   void reject(Slot& slot, const char* why, uint8_t status = spec::kVirtioBlkIoErr) noexcept;
   void return_chain(Slot& slot, uint32_t used_bytes) noexcept;
+  void leave_in_flight(Slot& slot) noexcept;
+  void let_memory_go(Slot& slot) noexcept;
   void count_bad(const char* why) noexcept;
   void fail(const char* why) noexcept;
   void signal_driver() noexcept;
@@ -161,6 +167,7 @@ class BlkQueue final : public Source, private TurnEndHook {
   std::atomic<uint16_t> shown_unseen_{0};
   std::atomic<uint64_t> bad_requests_{0};
   std::atomic<bool> broken_{false};
+  std::atomic<bool> leaves_failures_{false};
 };
 
 }  // namespace diskengine::vhost

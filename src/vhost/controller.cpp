@@ -135,6 +135,10 @@ void Controller::describe_device(unsigned queue, uint64_t features, BlkQueue::Op
   options.coalescing = coalescing_;
 }
 
+void Controller::leave_failures() noexcept {
+  if (session_ != nullptr) session_->leave_failures();
+}
+
 void Controller::refresh_progress() {
   if (session_ != nullptr) session_->refresh_progress();
 }

@@ -37,6 +37,9 @@ class Controller final : private SessionHost, private DeviceWatcher {
   // Stops listening, disconnects the front end, drains, lets the device go. Then the controller may be destroyed.
   Task<void> close();
 
+  // The process ends: see BlkQueue::leave_failures(). Say it again for front ends that came since.
+  void leave_failures() noexcept;
+
   const std::string& name() const override { return options_.name; }
   const std::string& socket_path() const noexcept { return options_.socket_path; }
   const std::string& cpumask() const noexcept { return options_.cpumask; }

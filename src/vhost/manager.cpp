@@ -84,7 +84,9 @@ Task<Result<void>> VhostManager::delete_controller(std::string name) {
   if (at == controllers_.end()) co_return no_such_controller(name);
   std::unique_ptr<Controller> controller = std::move(at->second);
   controllers_.erase(at);
+  closing_.push_back(controller.get());
   co_await controller->close();
+  std::erase(closing_, controller.get());
   co_return Result<void>();
 }
 
@@ -139,6 +141,11 @@ std::vector<std::string> VhostManager::config_calls() const {
                                 name, coalescing.delay_base_us, coalescing.iops_threshold));
   }
   return calls;
+}
+
+void VhostManager::end_waits() {
+  for (const auto& [name, controller] : controllers_) controller->leave_failures();
+  for (Controller* controller : closing_) controller->leave_failures();
 }
 
 Task<void> VhostManager::close() {

@@ -55,6 +55,9 @@ class VhostManager {
   // The calls that make the controllers again, each {"method":…,"params":…} as text.
   std::vector<std::string> config_calls() const;
 
+  // The process ends, and what waits for others is about to fail: guests are not to see that, but to find their
+  // requests done by the next process. Say it again for front ends that came since.
+  void end_waits();
   // Deletes all.
   Task<void> close();
 
@@ -68,6 +71,7 @@ class VhostManager {
   Options options_;
   std::shared_ptr<Unmapper> unmapper_;
   std::map<std::string, std::unique_ptr<Controller>, std::less<>> controllers_;
+  std::vector<Controller*> closing_;  // no longer among the others
   size_t created_ = 0;
 };
 

@@ -443,6 +443,11 @@ void Session::set_coalescing(const Coalescing& coalescing) {
   }
 }
 
+void Session::leave_failures() noexcept {
+  for (Ring& ring : rings_)
+    if (ring.queue != nullptr) ring.queue->leave_failures();
+}
+
 void Session::refresh_progress() {
   for (Ring& ring : rings_)
     if (ring.running) ring.queue->refresh_progress();

@@ -55,6 +55,8 @@ class Session {
     BlkQueue::Progress progress;
   };
   unsigned id() const noexcept { return id_; }
+  // See BlkQueue::leave_failures(); for the queues that there are.
+  void leave_failures() noexcept;
   // Has every running queue look at its ring; after the next message from each reactor, queues() is as of then.
   void refresh_progress();
   // The running queues.

@@ -29,6 +29,9 @@ class Reach(TestCase):
             self.ports[name] = self.free_port()
             self.make_file(name, SIZE)
             self.start_target(name)
+        self.start_host()
+
+    def start_host(self):
         self.io = self.start_io("host", core_mask="0x2")
         self.rpc = self.io.rpc
         for name in ("a", "b"):
@@ -155,6 +158,25 @@ class Reach(TestCase):
         self.wait_until_it_waits()
         self.end_in_time()
         load.kill()
+
+    def test_what_a_guest_had_under_way_when_the_data_plane_ended_is_done_by_the_next_one(self):
+        load = self.start_load()
+        time.sleep(0.5)
+        for name in ("a", "b"):
+            self.targets[name].kill()
+        self.wait_until_it_waits()
+        self.end_in_time()
+        for name in ("a", "b"):
+            self.start_target(name)
+        self.start_host()
+        time.sleep(1)
+        seen = load.stop()
+        print(f"the longest request took {seen['longest_ms']:.0f} ms", flush=True)
+        self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
+        self.assertGreater(seen["reconnects"], 0)
+        self.assertGreater(seen["longest_ms"], 3000, "it waited for the next process")
+        again = self.start_load(verify=True).result()
+        self.assertEqual((again["reads"], again["wrong"], again["errors"]), (BLOCKS, False, 0))
 
     def test_the_data_plane_ends_in_time_though_its_targets_went_this_moment(self):
         load = self.start_load()

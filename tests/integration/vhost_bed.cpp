@@ -32,6 +32,7 @@ class HoldDisk::HoldChannel final : public Channel, private Deferred {
     if (!waiting_.empty()) again_.arm(reactor(), 1'000'000);
   }
   void execute(Request& request) noexcept {
+    if (disk_.fail) return finish(request, IoStatus::error(IoCode::fenced));
     apply(request);
     finish(request, IoStatus::success());
   }

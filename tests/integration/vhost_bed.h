@@ -33,6 +33,7 @@ class HoldDisk final : public Device {
   std::mutex copying;             // by several reactors
   std::atomic<bool> hold{false};  // new requests wait
   std::atomic<int> held{0};       // how many do
+  std::atomic<bool> fail{false};  // requests fail, undone
   std::atomic<int> fua_writes{0};
   std::atomic<uint64_t> most_blocks{0};  // of one request
 

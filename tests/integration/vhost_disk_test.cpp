@@ -345,6 +345,57 @@ TEST_F(VhostDisk, DeletingAControllerFinishesWhatIsUnderWay) {
   EXPECT_EQ(disk->queue(0).used_index(), 1);
 }
 
+TEST_F(VhostDisk, WhatFailsBecauseTheProcessEndsStaysInTheRingForTheNextOne) {
+  auto device = bed.add_disk(disk_info("disk"));
+  ASSERT_TRUE(bed.create("vhost.0", "disk"));
+  auto disk = connect();
+  device->hold = true;
+  for (uint64_t i = 0; i < 3; ++i) disk->queue(0).submit({.type = VirtioBlkType::flush, .tag = i});
+  disk->queue(0).kick();
+  ASSERT_TRUE(eventually([&] { return device->held == 3; }));
+  std::thread release([&] {
+    ASSERT_TRUE(eventually([&] { return !std::filesystem::exists(bed.path("vhost.0")); })) << "it is on its way out";
+    bed.on_main<bool>([&] {
+      bed.manager().end_waits();
+      return true;
+    });
+    device->fail = true;
+    device->hold = false;
+  });
+  EXPECT_TRUE(bed.remove_controller("vhost.0"));
+  release.join();
+  EXPECT_EQ(disk->queue(0).used_index(), 0) << "the guest saw no error";
+  device->fail = false;
+  ASSERT_TRUE(bed.create("vhost.0", "disk"));
+  disk->disconnect();
+  ASSERT_TRUE(disk->reconnect());
+  VhostCompletion done[4];
+  size_t count = 0;
+  while (count < 3 && disk->queue(0).wait(10'000)) {
+    const size_t reaped = disk->queue(0).reap(done);
+    for (size_t i = 0; i < reaped; ++i) EXPECT_EQ(done[i].status, spec::kVirtioBlkOk);
+    count += reaped;
+  }
+  EXPECT_EQ(count, 3u);
+  expect_data_round_trip(*disk, 5, 512, 3);
+}
+
+TEST_F(VhostDisk, AFrontEndWithoutAnInFlightBufferSeesTheErrors) {
+  auto device = bed.add_disk(disk_info("disk"));
+  ASSERT_TRUE(bed.create("vhost.0", "disk"));
+  VhostFrontend::Options options;
+  options.socket_path = bed.path("vhost.0");
+  options.inflight = false;
+  auto disk = VhostFrontend::connect(options);
+  ASSERT_TRUE(disk);
+  bed.on_main<bool>([&] {
+    bed.manager().end_waits();
+    return true;
+  });
+  device->fail = true;
+  EXPECT_EQ(run(**disk, VirtioBlkType::flush, 0, 0), spec::kVirtioBlkIoErr);
+}
+
 TEST_F(VhostDisk, HeldBackCallsComeInTheEnd) {
   bed.add_disk(disk_info("disk"));
   ASSERT_TRUE(bed.create("vhost.0", "disk"));

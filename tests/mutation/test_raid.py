@@ -51,6 +51,9 @@ class RaidMutations(unittest.TestCase):
     def test_trusting_a_leg_that_lost_its_cache_is_noticed(self):
         self.caught("trusted_cache", "ALegThatLostItsCacheIsNotRead", "MirrorHistory")
 
+    def test_forgetting_that_a_leg_lost_its_cache_is_noticed(self):
+        self.caught("forgotten_cache", "ALegThatLostItsCacheMeanwhile", "MirrorCrashes")
+
     def test_re_admitting_an_old_epoch_is_noticed(self):
         self.caught("old_epoch", "ALegThatKnowsALaterEpochIsNotAdmitted")
 

@@ -1,5 +1,5 @@
-// `diskengine volume resume`: lets a volume go on whose mirror stopped because every replica may have lost what it had not
-// flushed. What that may cost is said first, and nothing is done without --yes.
+// `diskengine volume resume`: lets a volume go on whose mirror stopped because every replica may have lost what it had
+// not flushed. What that may cost is said first, and nothing is done without --yes.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -48,7 +48,8 @@ Result<Stopped> find_stopped(const json::value& volume, NodeAccess& nodes) {
   const json::value& attachment = volume.at("attachment");
   Stopped found{.volume = cell_text(volume, "name"), .node = {}, .raid = {}, .reason = {}, .loss = {}};
   const auto nothing = [&](const std::string& why) {
-    return Error(Errc::conflict, fmt::format("volume {} is not stopped: {}; there is nothing to resume", found.volume, why));
+    return Error(Errc::conflict,
+                 fmt::format("volume {} is not stopped: {}; there is nothing to resume", found.volume, why));
   };
   if (!attachment.is_object()) return nothing("it is not attached");
   found.node = cell_text(attachment, "node");
@@ -77,7 +78,8 @@ int volume_resume(Session& session, const ResumeArguments& arguments) {
   if (!nodes) return session.fail(nodes.error());
   const Result<Stopped> stopped = find_stopped(*volume, *nodes);
   if (!stopped) return session.fail(stopped.error());
-  const std::string step = fmt::format("volume {} goes on with what its replicas hold: {}", stopped->volume, stopped->loss);
+  const std::string step =
+      fmt::format("volume {} goes on with what its replicas hold: {}", stopped->volume, stopped->loss);
   if (arguments.dry_run) return session.show_dry_run({{"dry_run", true}, {"would", {step}}});
   if (!arguments.yes)
     return session.fail(Error(
@@ -87,7 +89,8 @@ int volume_resume(Session& session, const ResumeArguments& arguments) {
                     stopped->reason, stopped->volume, stopped->loss)));
   const Result<json::value> done = nodes->ask(stopped->node, "diskengine_raid_resume", {{"name", stopped->raid}});
   if (!done) return session.fail(done.error());
-  if (!session.is_for_people()) return session.show({{"volume", stopped->volume}, {"resumed", true}, {"loss", stopped->loss}}, {});
+  if (!session.is_for_people())
+    return session.show({{"volume", stopped->volume}, {"resumed", true}, {"loss", stopped->loss}}, {});
   session.console.out << step << "\n";
   return kExitOk;
 }
@@ -97,7 +100,8 @@ int volume_resume(Session& session, const ResumeArguments& arguments) {
 void add_volume_resume(CLI::App& volume, Action* action) {
   const auto arguments = std::make_shared<ResumeArguments>();
   CLI::App* command = volume.add_subcommand(
-      "resume", "Let a stopped volume go on though all its replicas may have lost unflushed writes; says what that loses");
+      "resume",
+      "Let a stopped volume go on though all its replicas may have lost unflushed writes; says what that loses");
   command->add_option("name,--name", arguments->volume, "Name or id of the volume")->required();
   command->add_flag("--yes", arguments->yes, "What may be missing is accepted");
   add_ask_options(*command, arguments->ask);

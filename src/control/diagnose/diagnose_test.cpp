@@ -328,14 +328,14 @@ TEST(Diagnose, a_mirror_that_waits_for_its_legs_is_named_after_what_keeps_them_a
   EXPECT_NE(diagnose(facts).causes[0].summary.find("I/O fails"), std::string::npos);
 }
 
-TEST(Diagnose, a_mirror_whose_legs_all_lost_their_caches_is_named_with_the_call_that_lets_it_go_on) {
+TEST(Diagnose, a_mirror_whose_legs_all_lost_their_caches_is_named_with_the_command_that_lets_it_go_on) {
   Facts facts = sound();
   stand_still(&facts.raid.flow);
   facts.raid.stopped = true;
   facts.raid.reason = "every leg may have lost writes";
   const Diagnosis diagnosis = diagnose(facts);
   EXPECT_EQ(first(diagnosis), "raid/mirror-stopped@c1 certain");
-  EXPECT_NE(diagnosis.causes[0].next.find("diskengine_raid_resume"), std::string::npos);
+  EXPECT_EQ(diagnosis.causes[0].next, "diskengine volume resume " + facts.path.volume);
 }
 
 }  // namespace
