@@ -4,6 +4,7 @@ import time
 
 from diskengine_test import TestCase, wait_until
 from diskengine_test.control import MIB, Fleet
+from diskengine_test.faults import in_namespace, partition
 
 SPIKES = 9
 FOUND = 6  # at least: a busy machine hides some
@@ -15,11 +16,16 @@ OK, FAILED, USAGE, NOT_FOUND = 0, 1, 2, 3
 class DoctorLatency(TestCase):
     TEST_TIMEOUT_S = 180
     # Small ones, of which little is copied each time.
-    SIZES = {"test_a_snapshot_schedule_is_named": "8MiB", "test_rebuilds_are_named": "8MiB"}
+    SIZES = {"test_a_snapshot_schedule_is_named": "4MiB", "test_rebuilds_are_named": "8MiB"}
 
     def setUp(self):
         super().setUp()
-        self.fleet = Fleet(self).start()
+        far = "network" in self._testMethodName
+        if far and not in_namespace():
+            self.skipTest("losing what is sent needs a network of its own")
+        if far:
+            partition("10.77.0.1", False)
+        self.fleet = Fleet(self, addresses=("10.77.0.1" if far else "127.0.0.1", "127.0.0.1")).start()
         self.fleet.volume(size=self.SIZES.get(self._testMethodName, "64MiB"))
 
     def disk_delay(self, node, us, op="write"):
@@ -73,7 +79,7 @@ class DoctorLatency(TestCase):
         lvol = self.fleet.replica("s2")["lvol"]
         names = iter(f"schedule{number}" for number in range(100))
         time.sleep(3)  # until every cluster is there
-        self.disk_delay("s2", 100_000)
+        self.disk_delay("s2", 40_000)
         time.sleep(12)
         self.every(8, 5, lambda: self.fleet.rpc("s2").bdev_lvol_snapshot(lvol_name=lvol, snapshot_name=next(names)))
         found, likely = self.doctor()
@@ -113,6 +119,22 @@ class DoctorLatency(TestCase):
         self.every(8, 5, rebuild)
         found, likely = self.doctor()
         self.assertIn(("rebuild", ""), likely, found)
+
+    def test_a_network_that_loses_what_is_sent_is_named(self):
+        """The storage node's address is gone for less than it takes to notice, and TCP sends again what was on its way."""
+        self.load()
+        time.sleep(10)
+
+        def lose():
+            partition("10.77.0.1", True)
+            time.sleep(0.5)
+            partition("10.77.0.1", False)
+
+        self.every(8, 5, lose)
+        found, likely = self.doctor()
+        self.assertIn(("retransmissions", "s1"), likely, found)
+        self.assertIn((found["layers"][0]["layer"], found["layers"][0]["node"]), [("network", "s1")], found)
+        self.assertNotIn("network of c1", [gap["what"] for gap in found["not_looked_at"]])
 
     def test_a_steady_volume_and_one_that_did_nothing_are_not_accused(self):
         self.fleet.attach()
