@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -46,8 +47,13 @@ class Results:
     def __init__(self):
         self.count = {"passed": 0, "failed": 0, "skipped": 0}
         self.failures = []
+        self.lock = threading.Lock()
 
     def add(self, name, outcome, seconds, detail=""):
+        with self.lock:
+            self.print(name, outcome, seconds, detail)
+
+    def print(self, name, outcome, seconds, detail):
         self.count[outcome] += 1
         word = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}[outcome]
         print(f"{word:8}{seconds:8.2f} s  {name}" + (f"  ({detail})" if outcome == "skipped" else ""), flush=True)
@@ -150,10 +156,12 @@ class Tests:
         return self.built[preset]
 
     def unit(self, preset):
+        """The programs side by side, one for each core, the largest first: those take longest."""
         if not self.build(preset):
             return
-        for path in sorted(glob.glob(os.path.join(ROOT, "build", preset, "test", "*_test"))):
-            self.googletest(preset, path)
+        paths = glob.glob(os.path.join(ROOT, "build", preset, "test", "*_test"))
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda path: self.googletest(preset, path), sorted(paths, key=os.path.getsize, reverse=True)))
 
     def googletest(self, preset, path):
         """One line per test case; a program that dies fails the case it was in."""

@@ -25,6 +25,7 @@
 #include "rpc/methods_perf.h"
 #include "rpc/methods_vhost.h"
 #include "runtime/dma_regions.h"
+#include "runtime/machine.h"
 #include "vhost/manager.h"
 
 namespace diskengine::app {
@@ -98,7 +99,7 @@ void mirror_states(const raid::RaidManager& manager, std::vector<history::Object
 }
 
 Layer mirrors(const LayerContext& context) {
-  auto manager = std::make_shared<raid::RaidManager>(context.devices, context.random.next());
+  auto manager = std::make_shared<raid::RaidManager>(context.devices, context.random.next(), machine_boot());
   Layer layer;
   layer.name = "raid";
   layer.subsystem = "bdev";

@@ -19,13 +19,13 @@ namespace diskengine::control {
 
 // How long the loops wait, and how the initiators they set up do.
 struct LoopLimits {
-  int64_t tick_ms = 1'000;           // between passes that found nothing to do
-  int64_t leg_grace_ms = 3'000;      // a mirror is started without an in-sync replica only after this long
-  int64_t fence_timeout_ms = 5'000;  // a former host's I/O is waited for that long; then the replica is not fenced yet
-  int64_t max_backoff_ms = 2'000;    // between tries of a step that fails
-  int64_t ctrlr_loss_timeout_s = 120;  // the initiator gives a lost target up
-  int64_t keep_alive_ms = 2'000;       // a target that vanished without a word is noticed after 1.5 times this
-  int64_t reconnect_delay_s = 1;       // between its tries
+  int64_t tick_ms = 1'000;            // between passes that found nothing to do
+  int64_t leg_grace_ms = 3'000;       // a mirror is started without an in-sync replica only after this long
+  int64_t fence_timeout_ms = 5'000;   // a former host's I/O is waited for that long; then the replica is not fenced yet
+  int64_t max_backoff_ms = 2'000;     // between tries of a step that fails
+  int64_t ctrlr_loss_timeout_s = -1;  // the initiator never gives a lost target up: a mirror may be waiting for it
+  int64_t keep_alive_ms = 2'000;      // a target that vanished without a word is noticed after 1.5 times this
+  int64_t reconnect_delay_s = 1;      // between its tries
   int64_t fast_io_fail_timeout_s = 1;  // I/O to a lost target fails, so the mirror goes on without it
 };
 

@@ -502,7 +502,7 @@ TEST(PlanHealth, a_mirror_that_waits_or_stopped_says_why_since_when_and_what_to_
   raid.stop_reason = "every leg may have lost writes";
   plan = plan_health(wish, ComputeView{}, raid);
   EXPECT_EQ(plan.status.state, "down");
-  for (const char* part : {"every leg may have lost writes", "diskengine_raid_resume"})
+  for (const char* part : {"every leg may have lost writes", "`diskengine volume resume "})
     EXPECT_NE(plan.status.reason.find(part), std::string::npos) << plan.status.reason;
 }
 

@@ -44,8 +44,10 @@ void encode(const RaidDirtyLogHeader& header, RaidDirtyLogPageSpan page) {
   for (unsigned i = 0; i < kRaidDirtyLogLegsMax; ++i) {
     std::copy(header.left[i].uuid.bytes.begin(), header.left[i].uuid.bytes.end(), raw.legs[i].uuid);
     raw.legs[i].left_sequence = header.left[i].sequence;
+    std::copy(header.caches[i].bytes.begin(), header.caches[i].bytes.end(), raw.caches[i]);
   }
   raw.unsynced = header.unsynced;
+  std::copy(header.machine.bytes.begin(), header.machine.bytes.end(), raw.machine);
   store_le(page.data(), raw);
   store_le(page.data() + offsetof(RaidDirtyLogHeaderPage, crc), checksum(page, offsetof(RaidDirtyLogHeaderPage, crc)));
 }
@@ -71,8 +73,10 @@ Result<RaidDirtyLogHeader> decode_raid_dirty_log_header(RaidDirtyLogPageView pag
   for (unsigned i = 0; i < kRaidDirtyLogLegsMax; ++i) {
     std::copy(std::begin(raw.legs[i].uuid), std::end(raw.legs[i].uuid), header.left[i].uuid.bytes.begin());
     header.left[i].sequence = raw.legs[i].left_sequence;
+    std::copy(std::begin(raw.caches[i]), std::end(raw.caches[i]), header.caches[i].bytes.begin());
   }
   header.unsynced = raw.unsynced;
+  std::copy(std::begin(raw.machine), std::end(raw.machine), header.machine.bytes.begin());
   return header;
 }
 

@@ -45,13 +45,18 @@ struct RaidDirtyLogHeaderPage {
   uint32_t page_count;
   RaidDirtyLogLeg legs[kRaidDirtyLogLegsMax];  // by slot
   uint32_t unsynced;  // bit by slot: the leg is in sync but for what is marked, and not the one that is read
-  uint8_t reserved[kRaidDirtyLogPageBytes - 84 - kRaidDirtyLogLegsMax * sizeof(RaidDirtyLogLeg)];
+  uint32_t reserved;
+  uint8_t machine[16];                       // the boot of the machine that the writer ran on; zeroes: not known
+  uint8_t caches[kRaidDirtyLogLegsMax][16];  // by slot: Device::cache_instance() of the leg; zeroes: not known
+  uint8_t more_reserved[kRaidDirtyLogPageBytes - 104 - kRaidDirtyLogLegsMax * (sizeof(RaidDirtyLogLeg) + 16)];
 };
 static_assert(sizeof(RaidDirtyLogHeaderPage) == kRaidDirtyLogPageBytes);
 static_assert(offsetof(RaidDirtyLogHeaderPage, crc) == 8);
 static_assert(offsetof(RaidDirtyLogHeaderPage, log_id) == 32);
 static_assert(offsetof(RaidDirtyLogHeaderPage, legs) == 80);
 static_assert(offsetof(RaidDirtyLogHeaderPage, unsynced) == 272);
+static_assert(offsetof(RaidDirtyLogHeaderPage, machine) == 280);
+static_assert(offsetof(RaidDirtyLogHeaderPage, caches) == 296);
 
 struct RaidDirtyLogPage {
   uint32_t signature;
@@ -81,6 +86,8 @@ struct RaidDirtyLogHeader {
   uint32_t block_size = 0;
   std::array<Left, kRaidDirtyLogLegsMax> left;
   uint32_t unsynced = 0;
+  Uuid machine;                                   // nil: not known, as in the logs of earlier versions
+  std::array<Uuid, kRaidDirtyLogLegsMax> caches;  // by slot, of the leg in `left`; nil: not known
 
   bool operator==(const RaidDirtyLogHeader&) const = default;
 };

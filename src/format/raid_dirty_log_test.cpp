@@ -18,6 +18,8 @@ RaidDirtyLogHeader example() {
   header.block_size = 512;
   header.left[1] = {Uuid::from_random(3, 4), 41};
   header.unsynced = 0x5;
+  header.machine = Uuid::from_random(5, 6);
+  header.caches[7] = Uuid::from_random(7, 8);
   return header;
 }
 
@@ -47,6 +49,9 @@ TEST(RaidDirtyLog, FieldsLieWhereThePageOfTheFormatSays) {
   EXPECT_EQ(page.bytes[40], 42);  // sequence
   EXPECT_EQ(page.bytes[48], 9);   // epoch
   EXPECT_EQ(page.bytes[80 + 24 + 16], 41);
+  EXPECT_EQ(page.bytes[280], 5);           // machine
+  EXPECT_EQ(page.bytes[296 + 7 * 16], 7);  // caches
+  EXPECT_EQ(page.bytes[296 + 8 * 16], 0);
   const std::vector<uint8_t> one = {1};
   encode_raid_dirty_log_page(77, 0, 5, one, page.span());
   EXPECT_EQ(std::string(page.bytes.begin(), page.bytes.begin() + 4), "DRPG");

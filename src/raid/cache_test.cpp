@@ -150,6 +150,25 @@ TEST_F(CacheTest, WhenEveryLegLostItsCacheTheVolumeStopsUntilItIsToldToGoOn) {
   EXPECT_EQ(run(volume().resume()).error().code(), Errc::not_found);
 }
 
+TEST_F(CacheTest, AVolumeThatIsStoppedAndCannotReachALegGivesOneReason) {
+  prepare();
+  ASSERT_TRUE(run(manager.remove_base("b")));
+  lose(0);
+  drain();
+  ASSERT_TRUE(volume().stopped());
+  disk(0).dead = true;
+  disk(0).failure = IoCode::disconnected;
+  volume().leg_failed_write(*volume().slots()[0], IoStatus::error(IoCode::disconnected));
+  for (int i = 0; i < 400; ++i) turn();
+  const std::string json = volume().info_json();
+  EXPECT_NE(json.find(R"("waiting":{)"), std::string::npos) << json;
+  const std::string reason = R"(,"reason":"every leg may have lost)";
+  EXPECT_NE(json.find(reason), std::string::npos);
+  EXPECT_EQ(json.find(R"("reason":"no leg)"), std::string::npos) << json;
+  disk(0).dead = false;
+  for (int i = 0; i < 400; ++i) turn();
+}
+
 TEST_F(CacheTest, DeletingAStoppedVolumeFailsWhatWaits) {
   prepare();
   ASSERT_TRUE(run(manager.remove_base("b")));

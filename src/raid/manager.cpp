@@ -20,9 +20,10 @@ bool answers_to(const Device& device, const Volume::Slot& slot) {
 
 }  // namespace
 
-RaidManager::RaidManager(DeviceRegistry& registry, uint64_t random_seed)
+RaidManager::RaidManager(DeviceRegistry& registry, uint64_t random_seed, const Uuid& machine)
     : registry_(registry),
       random_(random_seed),
+      machine_(machine),
       events_(registry.main_reactor(), random_.next()),
       zeroes_(std::make_shared<DmaBuffer>(kZeroBytes)) {
   registry_.observe(*this);
@@ -51,6 +52,7 @@ std::shared_ptr<Volume> RaidManager::make_volume(std::string name, Uuid uuid, bo
                         .zeroes = zeroes_,
                         .events = events_,
                         .random = random_,
+                        .machine = machine_,
                         .gone = [this](Volume& gone) {
                           std::erase_if(volumes_, [&](const auto& volume) { return volume.get() == &gone; });
                         }};

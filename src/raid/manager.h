@@ -30,7 +30,8 @@ class RaidManager final : private DeviceRegistry::Observer {
     uint32_t strip_size_kb = 0;  // only 0: mirrors have no strips
   };
 
-  RaidManager(DeviceRegistry& registry, uint64_t random_seed);
+  // `machine` is its boot; nil: not known.
+  RaidManager(DeviceRegistry& registry, uint64_t random_seed, const Uuid& machine = {});
   ~RaidManager();
 
   // The volume comes online once all base devices are there; those that are missing may appear later. On an error
@@ -101,6 +102,7 @@ class RaidManager final : private DeviceRegistry::Observer {
 
   DeviceRegistry& registry_;
   Random random_;
+  const Uuid machine_;
   RaidOptions options_;
   RaidEvents events_;
   std::shared_ptr<DmaBuffer> zeroes_;

@@ -28,6 +28,7 @@ class TestDisk final : public Device {
   IoCode failure = IoCode::io_error;
   bool completes_at_once = false;  // without complete_some()
   bool caches = false;             // what is not flushed can be lost
+  Uuid cache;                      // cache_instance()
   unsigned holds = 0;              // somebody still has to take notice that it was
   uint64_t flushes = 0;
   uint64_t writes = 0;
@@ -78,6 +79,7 @@ class TestDisk final : public Device {
   // What was not flushed is gone, and whoever has the disk hears of it, before any more requests complete.
   void lose_cache() {
     bytes = durable;
+    if (!cache.is_nil()) cache = Uuid::from_name(cache.to_string());
     ++holds;
     announce_cache_lost(std::shared_ptr<void>(&holds, [](void* count) { --*static_cast<unsigned*>(count); }));
   }
@@ -103,6 +105,7 @@ class TestDisk final : public Device {
     return std::unique_ptr<Channel>(
         std::make_unique<TestChannel>(std::static_pointer_cast<TestDisk>(shared_from_this()), reactor));
   }
+  Uuid cache_instance() const override { return cache; }
   // Completes up to `count` requests of channels on `reactor`.
   unsigned complete_some(Reactor& reactor, Random& random, unsigned count) {
     unsigned completed = 0;

@@ -96,7 +96,8 @@ class MirrorTest : public testing::Test {
   ManualClock clock;
   Reactor reactor{{.clock = &clock, .use_ring = false}};
   DeviceRegistry registry{reactor};
-  RaidManager manager{registry, 1};
+  static inline Uuid machine = Uuid::from_name("a boot");
+  RaidManager manager{registry, 1, machine};
   Random random{1};
   std::vector<std::shared_ptr<TestDisk>> disks;
   std::unique_ptr<Channel> raid;

@@ -399,6 +399,8 @@ Task<Result<void>> Volume::go_online_if_complete() {
       if (!slot->present()) continue;
       slot->recorded = spec::RaidBaseState::configured;
       slot->recorded_uuid = slot->uuid;
+      // One that is lost stays so on record until the leg has everything back.
+      if (slot->cache.is_nil()) slot->cache = slot->leg->device().cache_instance();
     }
     const bool created = sequence_ == 0;
     const bool logged = co_await log_.write_pages(true);
@@ -428,6 +430,7 @@ Task<Result<void>> Volume::go_online_if_complete() {
     co_return outcome;
   }
   LOG_INFO("raid", "{}: online with {} of {} legs", name_, operational_, slots_.size());
+  settle_lost_caches();
   start_next_rebuild();
   co_return Result<void>{};
 }

@@ -58,7 +58,8 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   static constexpr uint64_t kReachProbeNs = 100'000'000;
   // A leg that is lost again sooner than that after it was found was not there: the wait goes on as before.
   static constexpr uint64_t kReachSettleNs = 5'000'000'000;
-  static constexpr const char* kLostCache = "its target was started anew: writes that were not flushed may be lost";
+  static constexpr const char* kLostCache =
+      "its target's machine or drive was started anew: writes that were not flushed may be lost";
 
   struct Shared {  // what a volume needs of its manager, which outlives it
     DeviceRegistry& registry;
@@ -66,6 +67,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     std::shared_ptr<DmaBuffer> zeroes;
     RaidEvents& events;
     Random& random;
+    Uuid machine;                       // its boot; nil: not known
     std::function<void(Volume&)> gone;  // the device is unregistered and every leg let go
   };
 
@@ -96,6 +98,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
     uint64_t found_epoch = 0;       // in the header of the log that it brought along; 0: none
     bool found_damaged = false;     // that header cannot be believed
     bool found_unsynced = false;    // that header says it was not the leg to read
+    Uuid cache;                     // its leg's Device::cache_instance() when it last lacked nothing; nil: not known
     uint64_t left_sequence = 0;     // of the first superblock that calls the leg in `recorded_uuid` out
     uint64_t attachments = 0;       // tells one leg in this slot from the next
     std::shared_ptr<Leg> leg;
@@ -245,6 +248,12 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   Task<void> leg_lost_cache(Slot& slot, std::shared_ptr<void> hold);
   Task<void> take_back(Slot& slot, std::shared_ptr<Device> device);
   Task<void> stop(Slot& slot);
+  void find_lost_caches(const std::vector<spec::RaidDirtyLogHeader>& headers);
+  bool lost_cache(const Slot& slot) const;
+  bool every_leg_lost_its_cache() const;
+  void accept_caches();
+  void settle_lost_caches();
+  Task<void> write_log_headers();
   // volume_reach.cpp
   void look_for_leg();
   Task<void> wait_for_leg();
@@ -260,7 +269,7 @@ class Volume final : public std::enable_shared_from_this<Volume> {
   const Slot* choose_source() const noexcept;
   Task<std::optional<spec::RaidDirtyLogHeader>> load_header_of(Slot& slot);
   Task<void> load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>& known);
-  Task<void> load_log_of(Slot& slot, std::vector<bool>& known);
+  Task<void> load_log_of(Slot& slot, std::vector<bool>& known, std::vector<spec::RaidDirtyLogHeader>& headers);
   Task<bool> load_log_of_returned(Slot& slot);
   Task<Result<void>> store_log_header(Slot& slot);
   Task<bool> choose_copy(Slot& slot);

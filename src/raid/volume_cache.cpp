@@ -3,6 +3,8 @@
 // is marked.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "raid/mutation.h"
 #include "raid/rebuild.h"
@@ -35,6 +37,9 @@ Task<void> Volume::leg_lost_cache(Slot& slot, std::shared_ptr<void> hold) {
   const bool caches = slot.present() && slot.leg->device().info().write_cache;
   if (caches && log_.persistent() && log_.marked().empty()) {
     LOG_INFO("raid", "{}: '{}' may have lost its cache; everything was flushed", name_, slot.name);
+    hold.reset();
+    if (slot.role == SlotRole::in_sync) slot.cache = slot.leg->device().cache_instance();
+    co_await write_log_headers();
     co_return;
   }
   if (slot.role == SlotRole::rebuilding && rebuild_ != nullptr) rebuild_->restart();
@@ -84,7 +89,7 @@ Task<void> Volume::stop(Slot& slot) {
   stopped_ = true;
   stop_reason_ =
       fmt::format("every leg may have lost writes that were acknowledged and not flushed, '{}' last", slot.name);
-  LOG_ERROR("raid", "{}: stopped: {}", name_, stop_reason_);
+  LOG_ERROR("raid", "{}: stopped: {}: diskengine_raid_resume lets it go on", name_, stop_reason_);
   if (rebuild_ != nullptr) rebuild_->cancel(stop_reason_);
   announce(EventType::stopped, &slot, stop_reason_);
   co_await sync();
@@ -97,9 +102,75 @@ Task<Result<void>> Volume::resume() {
   stop_reason_.clear();
   LOG_WARN("raid", "{}: goes on with what its legs hold, as it was told", name_);
   announce(EventType::resumed, nullptr, "on request");
+  accept_caches();
+  co_await write_log_headers();
   co_await sync();
   start_next_rebuild();
   co_return Result<void>{};
+}
+
+// --- What is remembered over the end of this process -----------------------------------------------------------------
+
+// Before the volume is online, with something marked: which caches the legs had when the newest of these headers were
+// written. A leg that has another one by now may lack what was acknowledged. If all do, and the guest may live on, none
+// is shown: it runs on the machine of whoever wrote the headers.
+void Volume::find_lost_caches(const std::vector<spec::RaidDirtyLogHeader>& headers) {
+  uint64_t newest = 0;
+  for (const auto& header : headers) newest = std::max(newest, header.sequence);
+  bool guest_lives = false;
+  for (const auto& header : headers) {
+    if (header.sequence != newest) continue;
+    guest_lives = guest_lives || shared_.machine.is_nil() || header.machine == shared_.machine;
+    for (size_t i = 0; i < slots_.size() && i < header.caches.size(); ++i) {
+      Slot& slot = *slots_[i];
+      if (!slot.present() || slot.recorded_uuid != header.left[i].uuid || header.caches[i].is_nil()) continue;
+      if (slot.cache.is_nil() || !lost_cache(slot)) slot.cache = header.caches[i];
+    }
+  }
+  if (!every_leg_lost_its_cache()) return;
+  if (!guest_lives) return accept_caches();
+  stopped_ = true;
+  stop_reason_ =
+      "every leg may have lost writes that were acknowledged and not flushed, while nobody served the volume";
+  LOG_ERROR("raid", "{}: stopped: {}", name_, stop_reason_);
+}
+
+bool Volume::lost_cache(const Slot& slot) const {
+  return slot.present() && !slot.cache.is_nil() && slot.cache != slot.leg->device().cache_instance();
+}
+
+// Of those that were legs before.
+bool Volume::every_leg_lost_its_cache() const {
+  return std::all_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+    return !slot->present() || slot->found_sequence == 0 || lost_cache(*slot);
+  });
+}
+
+// What the legs hold now is what counts.
+void Volume::accept_caches() {
+  for (const auto& slot : slots_)
+    if (slot->present() && !slot->excluding && (slot->role == SlotRole::in_sync || state_ == VolumeState::configuring))
+      slot->cache = slot->leg->device().cache_instance();
+}
+
+// The volume has just come online: legs that lost something before, or while it did, leave and come back.
+void Volume::settle_lost_caches() {
+  if (stopped_) announce(EventType::stopped, nullptr, stop_reason_);
+  for (const auto& slot : slots_)
+    if (!stopped_ && lost_cache(*slot)) spawn(leg_lost_cache(*slot, nullptr));
+}
+
+// Beside the superblocks that are there. One that cannot be written says of a cache that it is lost though it is not.
+Task<void> Volume::write_log_headers() {
+  const std::shared_ptr<Volume> self = shared_from_this();
+  if (!superblock_ || fenced_) co_return;
+  co_await superblock_mutex_.lock();
+  for (const auto& slot : slots_) {
+    if (!slot->present() || slot->excluding || slot->role < SlotRole::rebuilding) continue;
+    const Result<void> stored = co_await store_log_header(*slot);
+    if (!stored) LOG_WARN("raid", "{}: {}", name_, stored.error().message());
+  }
+  superblock_mutex_.unlock();
 }
 
 }  // namespace diskengine::raid

@@ -49,6 +49,7 @@ void Volume::note_found(Slot& slot, const LegContents& contents) {
 Task<void> Volume::load_log() {
   const std::shared_ptr<Volume> self = shared_from_this();
   choose_log();
+  stopped_ = false;
   uint64_t newest = 0;
   bool strangers = false;
   for (const auto& slot : slots_) {
@@ -59,12 +60,14 @@ Task<void> Volume::load_log() {
   }
   if (!log_.persistent() || newest == 0) co_return;  // all legs are new: they are taken as they are
   std::vector<bool> known(spec::raid_dirty_log_pages(log_.regions()), false);
+  std::vector<spec::RaidDirtyLogHeader> headers;
   for (const auto& slot : slots_)
     if (slot->present() && slot->found_sequence != 0 && slot->found_sequence + 1 >= newest)
-      co_await load_log_of(*slot, known);
+      co_await load_log_of(*slot, known, headers);
   for (uint64_t region = 0; region < log_.regions(); ++region)
     if (strangers || !known[region / spec::kRaidDirtyLogRegionsPerPage]) log_.mark(region);
   if (log_.marked().empty()) co_return;
+  find_lost_caches(headers);
   const Slot* first = choose_source();
   for (const auto& slot : slots_) slot->unsynced = slot->present() && slot.get() != first;
   LOG_WARN("raid", "{}: was not stopped in order, or a leg is out: up to {} of {} regions may differ; '{}' is read",
@@ -113,10 +116,12 @@ Task<void> Volume::load_pages_of(Slot& slot, uint64_t log_id, std::vector<bool>&
   }
 }
 
-// The leg that is read until the others are like it: the newest, and of several the one that was read before.
+// The leg that is read until the others are like it: one that lost nothing (all that are here, but for blank ones, had
+// everything that was acknowledged), the newest, and of several the one that was read before.
 const Volume::Slot* Volume::choose_source() const noexcept {
-  const auto rank = [](const Slot& slot) {
-    return std::tuple(slot.found_epoch, slot.found_sequence, !slot.found_unsynced);
+  const auto rank = [this](const Slot& slot) {
+    return std::tuple(slot.found_sequence != 0, !lost_cache(slot), slot.found_epoch, slot.found_sequence,
+                      !slot.found_unsynced);
   };
   const auto better = [&](const Slot& a, const Slot& b) {
     return mutated(Mutation::wrong_leg) ? rank(a) < rank(b) : rank(a) > rank(b);
@@ -127,9 +132,10 @@ const Volume::Slot* Volume::choose_source() const noexcept {
   return best;
 }
 
-Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known) {
+Task<void> Volume::load_log_of(Slot& slot, std::vector<bool>& known, std::vector<spec::RaidDirtyLogHeader>& headers) {
   const std::optional<spec::RaidDirtyLogHeader> header = co_await load_header_of(slot);
   if (!header || !slot.present()) co_return;
+  headers.push_back(*header);
   epoch_ = std::max(epoch_, header->epoch);
   slot.found_unsynced = (header->unsynced & 1u << slot.index) != 0;
   for (size_t i = 0; i < slots_.size() && i < header->left.size(); ++i)
@@ -161,7 +167,9 @@ Task<Result<void>> Volume::store_log_header(Slot& slot) {
   for (size_t i = 0; i < slots_.size(); ++i) {
     header.left[i] = {slots_[i]->recorded_uuid, slots_[i]->left_sequence};
     if (slots_[i]->unsynced) header.unsynced |= 1u << i;
+    header.caches[i] = slots_[i]->cache;
   }
+  header.machine = shared_.machine;
   DmaBuffer buffer(spec::kRaidDirtyLogPageBytes);
   spec::encode(header, spec::RaidDirtyLogPageSpan(buffer.data(), spec::kRaidDirtyLogPageBytes));
   const IoStatus status =
@@ -190,6 +198,7 @@ Task<bool> Volume::choose_copy(Slot& slot) {
     log_.to_copy().set_all();
     const bool marked = co_await log_.write_pages(true);
     if (!marked) co_return false;
+    if (slot.recorded_uuid != slot.uuid) slot.cache = {};
     slot.recorded_uuid = slot.uuid;
     slot.left_sequence = sequence_ + 1;
   } else {

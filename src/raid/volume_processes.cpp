@@ -107,6 +107,7 @@ Task<Result<void>> Volume::copy_and_record(Slot& slot) {
     slot.unsynced = false;
     slot.recorded = spec::RaidBaseState::configured;
     slot.recorded_uuid = slot.uuid;
+    slot.cache = slot.leg->device().cache_instance();
     if (superblock_) {
       const Result<void> written = co_await write_superblocks();
       if (!written) LOG_ERROR("raid", "{}: {}", name_, written.error().message());

@@ -92,13 +92,17 @@ void Volume::end_waits() {
   publish_soon();
 }
 
+// Its reason only if there is none of more weight.
 std::string Volume::waiting_json() const {
   const uint64_t waited_ns = main().now_ns() - waiting_since_ns_;
-  return fmt::format(R"("waiting":{{"since_unix_ms":{},"for_ms":{},"limit_sec":{},"gave_up":{}}},"reason":"{}")",
-                     (main().clock().wall_ns() - waited_ns) / 1'000'000, waited_ns / 1'000'000,
-                     options().no_leg_timeout_sec, gave_up_,
-                     gave_up_ ? "no leg in sync could be reached in time: I/O fails until one can"
-                              : "no leg in sync can be reached: I/O waits for one");
+  std::string out = fmt::format(R"("waiting":{{"since_unix_ms":{},"for_ms":{},"limit_sec":{},"gave_up":{}}})",
+                                (main().clock().wall_ns() - waited_ns) / 1'000'000, waited_ns / 1'000'000,
+                                options().no_leg_timeout_sec, gave_up_);
+  if (!stopped_)
+    out +=
+        fmt::format(R"(,"reason":"{}")", gave_up_ ? "no leg in sync could be reached in time: I/O fails until one can"
+                                                  : "no leg in sync can be reached: I/O waits for one");
+  return out;
 }
 
 }  // namespace diskengine::raid

@@ -84,21 +84,25 @@ class Kinds:
 
     def stop_everything(self, rng):
         """As when the machine under all of them is suspended."""
-        yield from self.hold(rng, [*self.cluster.processes(), *self.history.guests], "everything", 12)
+        processes = [*self.cluster.processes(), *self.history.guests]
+        yield from self.hold(rng, processes, "everything", 12, self.cluster.database_pids())
 
-    def hold(self, rng, processes, what, most):
+    def hold(self, rng, processes, what, most, pids=()):
         seconds = self.a_while(rng, most)
         self.tell(f"stop {what} for {seconds:.1f} s")
-        for process in processes:
-            self.send(process, signal.SIGSTOP)
+        self.send(processes, pids, signal.SIGSTOP)
         yield seconds
-        for process in processes:
-            self.send(process, signal.SIGCONT)
+        self.send(processes, pids, signal.SIGCONT)
 
-    def send(self, process, number):
-        """Unless another fault has killed it meanwhile."""
-        if process.exit_code() is None:
-            process.signal(number)
+    @staticmethod
+    def send(processes, pids, number):
+        """Except to those that another fault has killed meanwhile."""
+        for process in processes:
+            if process.exit_code() is None:
+                process.signal(number)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     # --- the network
 
@@ -152,15 +156,7 @@ class Kinds:
 
     def stop_database(self, rng):
         """Every session stands still, in whatever transaction it is."""
-        seconds = self.a_while(rng, 12)
-        self.tell(f"stop the database for {seconds:.1f} s")
-        pids = self.cluster.postgres.processes()
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            if number == signal.SIGSTOP:
-                yield seconds
+        yield from self.hold(rng, [], "the database", 12, self.cluster.database_pids())
 
     def cut_database(self, rng):
         """Between the database and one machine, or several."""

@@ -111,11 +111,14 @@ class FaultCluster(Cluster):
         self.agents[node] = self.case.start(command, f"agent-{node}", env=self.clocks.environment(f"agent-{node}"))
 
     def processes(self):
-        """Every process of ours that runs, and PostgreSQL's first one."""
+        """Every one of ours that runs."""
         all_of_them = [*self.planes.values(), *self.agents.values(), self.serve]
-        if self.postgres is not None:
-            all_of_them.append(self.postgres.server)
         return [process for process in all_of_them if process.exit_code() is None]
+
+    def database_pids(self):
+        """Of every process of the PostgreSQL server, if there is one and it runs."""
+        is_running = self.postgres is not None and self.postgres.server.exit_code() is None
+        return self.postgres.processes() if is_running else []
 
     # --- what a data plane is told and asked; OSError when it is gone or does not answer
 

@@ -37,6 +37,9 @@ class LostCaches(TestCase):
             self.ports[name] = self.free_port()
             self.make_file(name, SIZE)
             self.start_target(name)
+        self.start_host()
+
+    def start_host(self):
         self.io = self.start_io("host")
         self.rpc = self.io.rpc
         for name in ("a", "b"):
@@ -87,6 +90,40 @@ class LostCaches(TestCase):
         self.assertEqual([e for e in self.events() if e in ("cache_lost", "excluded", "stopped")], [])
         self.assertEqual(self.states(), ["in_sync", "in_sync"])
         self.io.terminate()
+
+    def lose_with_the_host(self, names, assembled):
+        """The data plane that serves the volume is started anew as well, and puts it together from these legs."""
+        self.io.kill()
+        for name in names:
+            self.lose(name)
+        self.start_host()
+        self.rpc.diskengine_raid_assemble(name="r", epoch=1, confirm_exclusions=False, base_bdevs=assembled)
+
+    def read_new_process(self, offset):
+        port = self.free_port()
+        serve(self.rpc, "guest", "r", port)
+        disk = Namespace(port, nqn("guest"))
+        self.addCleanup(disk.close)
+        return disk.read(offset, BLOCK)
+
+    def test_a_cache_lost_while_the_data_plane_was_started_anew_too_is_noticed(self):
+        self.prepare()
+        for name in ("a", "b"):
+            self.lose_with_the_host([name], ["an1", "bn1"])
+            self.assertEqual(self.read_new_process(3 * MIB), NEW)
+            self.assertIn("cache_lost", self.events())
+            wait_until(lambda: self.states() == ["in_sync", "in_sync"], 30, "the leg to be copied to")
+        self.io.terminate()
+        with open(self.path("a"), "rb") as a, open(self.path("b"), "rb") as b:
+            self.assertTrue(a.read()[MIB:] == b.read()[MIB:])
+
+    def test_when_both_were_lost_with_the_data_plane_the_volume_is_stopped_until_it_is_told(self):
+        self.prepare()
+        self.lose_with_the_host(["a", "b"], ["an1", "bn1"])
+        self.assertTrue(self.volume()["stopped"])
+        self.assertIn("every leg may have lost", self.volume()["reason"])
+        self.rpc.diskengine_raid_resume(name="r")
+        self.assertEqual(self.read_new_process(3 * MIB), OLD)
 
     def volume(self):
         return self.rpc.bdev_raid_get_bdevs(category="all")[0]

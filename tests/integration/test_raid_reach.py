@@ -1,6 +1,8 @@
 """A mirror none of whose legs can be reached: a guest's I/O waits and goes on by itself, fails after the limit, and never
 keeps the data plane from ending in time."""
 
+import os
+import shutil
 import signal
 import time
 
@@ -199,6 +201,9 @@ class ClusterReach(TestCase):
         wait_until(lambda: "no replica with the current data" in cluster.volume()["reason"], 10, "the volume to say so")
         self.assertIn("no replica with the current data", cluster.cli("volume", "list"))
         self.assertEqual(len(cluster.in_sync()), 1, "the last one in sync stays that on record")
+        config = cluster.rpc("c1").framework_get_config(name="bdev")
+        given_up_s = [call["params"]["ctrlr_loss_timeout_sec"] for call in config if "attach_controller" in call["method"]]
+        self.assertEqual(given_up_s, [-1, -1], "the mirror's own limit counts")
         time.sleep(2)
         for node in ("s1", "s2"):
             cluster.start_plane(node)
@@ -209,4 +214,33 @@ class ClusterReach(TestCase):
         self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
         again = cluster.start_load(verify=True).result()
         self.assertEqual((again["reads"], again["wrong"]), (1024, False))
+        cluster.check_identical()
+
+    def test_a_volume_whose_storage_nodes_lost_their_caches_stops_until_a_person_resumes_it(self):
+        cluster = Cluster(self).start()
+        cluster.make_volume()
+        self.assertIn("volume v is not stopped", cluster.refused("volume", "resume", "v", "--yes"))
+        load = cluster.start_load()
+        time.sleep(1)
+        for node in ("s1", "s2"):
+            cluster.planes[node].kill()
+        for node in ("s1", "s2"):
+            # Another file, as after a restart of the machine; nothing is lost in truth.
+            disk = cluster.disks[node]
+            shutil.copyfile(disk, f"{disk}.new")
+            os.replace(f"{disk}.new", disk)
+            cluster.start_plane(node)
+        reason = lambda: cluster.attachment()["reason"]
+        wait_until(lambda: "diskengine volume resume v" in reason(), 40, "the next step to be named")
+        self.assertEqual(cluster.attachment()["state"], "down")
+        refusal = cluster.refused("volume", "resume", "v")
+        for part in ("every leg may have lost writes", "MiB of it", "--yes"):
+            self.assertIn(part, refusal)
+        self.assertIn("would", cluster.cli("volume", "resume", "v", "--dry-run"))
+        self.assertTrue(cluster.raid()["stopped"], "nothing was done yet")
+        self.assertIn("goes on with what its replicas hold", cluster.cli("volume", "resume", "v", "--yes"))
+        cluster.wait_state("ready", timeout_s=40)
+        time.sleep(0.5)
+        seen = load.stop()
+        self.assertEqual((seen["errors"], seen["unanswered"]), (0, 0))
         cluster.check_identical()

@@ -20,14 +20,11 @@ std::string time_of(int64_t unix_ms) {
 }
 
 // Nothing is done about either here: legs come back by themselves, and what may be lost is for a person to weigh.
-std::string why_io_waits(const RaidView& raid) {
+std::string why_io_waits(const std::string& volume, const RaidView& raid) {
   if (raid.is_stopped)
     return fmt::format(
-        "{} stopped: {}; the guest waits. If no storage node itself went down (only its process), nothing is lost: go "
-        "on by the call "
-        "diskengine_raid_resume (name {}) to the compute node's data plane; otherwise what was written "
-        "last may be missing then",
-        raid.name, raid.stop_reason, raid.name);
+        "{} stopped: {}; the guest waits. `diskengine volume resume {}` says what may be missing, and lets it go on",
+        raid.name, raid.stop_reason, volume);
   return fmt::format(
       "no replica with the current data can be reached since {}: the guest's I/O {}; bring a storage node "
       "back, or the network to it",
@@ -40,7 +37,7 @@ std::string why_io_waits(const RaidView& raid) {
 void plan_status(const AttachmentWish& wish, const ComputeView& view, const RaidView& raid, HealthPlan* plan) {
   std::string trouble;
   if (raid.is_stopped || raid.is_waiting) {
-    plan->status = make_status(state::kDown, why_io_waits(raid));
+    plan->status = make_status(state::kDown, why_io_waits(wish.volume_name, raid));
     return;
   }
   for (const LegWish& leg : wish.legs) {

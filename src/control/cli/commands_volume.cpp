@@ -148,6 +148,7 @@ void add_volume_commands(CLI::App& root, Action* action) {
   add_dry_run(*remove, &removed->dry_run);
   remove->callback([=] { *action = [=](Session& session) { return volume_delete(session, *removed); }; });
 
+  add_volume_resume(*volume, action);
   add_volume_checklist(*volume, action);
   add_volume_diagnose(*volume, action);
 }
