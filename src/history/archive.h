@@ -32,9 +32,9 @@ struct Query {
   Series series = Series::seconds;
   uint64_t since_ms = 0;  // since 1970 UTC
   uint64_t until_ms = UINT64_MAX;
-  std::string name;                       // only records of this object; empty: all
+  std::string name;                                      // only records of this object; empty: all
   std::optional<spec::HistoryKind> kind = std::nullopt;  // only of this kind
-  size_t limit = 0;                       // records; the newest are taken
+  size_t limit = 0;                                      // records; the newest are taken
 };
 struct Found {
   std::vector<spec::HistoryRecord> records;  // in order

@@ -335,7 +335,7 @@ TEST(Diagnose, a_mirror_whose_legs_all_lost_their_caches_is_named_with_the_call_
   facts.raid.reason = "every leg may have lost writes";
   const Diagnosis diagnosis = diagnose(facts);
   EXPECT_EQ(first(diagnosis), "raid/mirror-stopped@c1 certain");
-  EXPECT_NE(diagnosis.causes[0].next.find("diskengine_raid_resume"), std::string::npos);
+  EXPECT_NE(diagnosis.causes[0].next.find("volume resume"), std::string::npos);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ void add_standstill_causes(const Facts& facts, std::vector<Cause>* causes) {
                    "flushed, and the guest waits to be told");
     cause.evidence = {"the mirror says `stopped`: " + raid.reason,
                       "a person decides: restart the VM from what is flushed, or let it go on with what the legs hold"};
-    cause.next = rpc_command(facts.path.compute_node, "diskengine_raid_resume", {{"name", facts.path.raid}});
+    cause.next = fmt::format("diskengine volume resume {}", facts.path.volume);
     causes->push_back(std::move(cause));
   }
   if (raid.waiting) {
