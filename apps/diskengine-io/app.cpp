@@ -138,9 +138,13 @@ void App::start_sampling() {
     };
     machine_look_ = std::make_unique<history::MachineLook>(machine_sources(), hooks.record);
     hooks.machine = [this](uint64_t now_ms, uint64_t span_ms, uint64_t minute_ms) {
-      archive_->do_beside([look = machine_look_.get(), now_ms, span_ms, minute_ms] {
+      std::vector<history::DiskTemperature> temperatures;
+      if (minute_ms > 0)
+        for (const Layer& layer : layers_)
+          if (layer.temperatures) layer.temperatures(temperatures);
+      archive_->do_beside([look = machine_look_.get(), now_ms, span_ms, minute_ms, temperatures] {
         look->look(now_ms, span_ms);
-        if (minute_ms > 0) look->end_minute(now_ms, minute_ms);
+        if (minute_ms > 0) look->end_minute(now_ms, minute_ms, temperatures);
       });
     };
   }

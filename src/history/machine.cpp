@@ -46,10 +46,12 @@ void MachineLook::look(uint64_t now_ms, uint64_t span_ms) {
   }
 }
 
-void MachineLook::end_minute(uint64_t now_ms, uint64_t span_ms) {
+void MachineLook::end_minute(uint64_t now_ms, uint64_t span_ms, const std::vector<DiskTemperature>& own) {
   for (const auto& [name, sum] : minute_) put(Series::minutes, name, sum, now_ms, span_ms);
   minute_.clear();
-  for (const DiskTemperature& one : sources_.temperatures()) {
+  std::vector<DiskTemperature> temperatures = sources_.temperatures();
+  temperatures.insert(temperatures.end(), own.begin(), own.end());
+  for (const DiskTemperature& one : temperatures) {
     HistoryRecord record;
     record.kind = HistoryKind::temperature;
     record.name = one.name;

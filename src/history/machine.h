@@ -50,8 +50,9 @@ class MachineLook {
 
   // Once a second. What a network did since the look before; nothing is put for one that did nothing.
   void look(uint64_t now_ms, uint64_t span_ms);
-  // Once a minute, after look(): the minute's sums, and temperatures, which go to the seconds too.
-  void end_minute(uint64_t now_ms, uint64_t span_ms);
+  // Once a minute, after look(): the minute's sums, and temperatures, which go to the seconds too; `own` are those of
+  // disks that the kernel does not drive.
+  void end_minute(uint64_t now_ms, uint64_t span_ms, const std::vector<DiskTemperature>& own);
 
  private:
   static constexpr size_t kCounters = 5;

@@ -93,8 +93,8 @@ TEST(MachineLook, AMinuteHasItsSumsAndTheTemperatures) {
     looks.look();
   }
   looks.puts.clear();
-  looks.machine.end_minute(looks.now_ms, 60'000);
-  ASSERT_EQ(looks.puts.size(), 3U);
+  looks.machine.end_minute(looks.now_ms, 60'000, {{"NvmeDisk1", 38, 0}});
+  ASSERT_EQ(looks.puts.size(), 5U);
   EXPECT_EQ(looks.puts[0].series, Series::minutes);
   EXPECT_EQ(looks.puts[0].record.values[spec::kHistorySent], 30U);
   EXPECT_EQ(looks.puts[0].record.values[spec::kHistoryAgain], 3U);
@@ -102,9 +102,11 @@ TEST(MachineLook, AMinuteHasItsSumsAndTheTemperatures) {
   EXPECT_EQ(looks.puts[1].record.values[spec::kHistoryCelsius], 41U);
   EXPECT_EQ(looks.puts[1].record.values[spec::kHistoryWarningCelsius], 84U);
   EXPECT_EQ((std::vector{looks.puts[1].series, looks.puts[2].series}), (std::vector{Series::seconds, Series::minutes}));
+  EXPECT_EQ(looks.puts[3].record.name, "NvmeDisk1");
+  EXPECT_EQ(looks.puts[3].record.values[spec::kHistoryCelsius], 38U);
   looks.puts.clear();
   looks.temperatures.clear();
-  looks.machine.end_minute(looks.now_ms, 60'000);
+  looks.machine.end_minute(looks.now_ms, 60'000, {});
   EXPECT_TRUE(looks.puts.empty());
 }
 
