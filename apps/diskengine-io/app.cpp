@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "fabric/tcp/connections.h"
 #include "rpc/methods_history.h"
 #include "rpc/methods_log.h"
 #include "rpc/methods_notify.h"
@@ -18,6 +19,30 @@
 #include "version.h"
 
 namespace diskengine::app {
+namespace {
+
+// One connection is named as its target listens, on either side.
+history::MachineLook::Sources machine_sources() {
+  history::MachineLook::Sources sources;
+  sources.networks = [] {
+    std::vector<history::NetworkCounters> all = history::network_counters({});
+    for (const fabric::tcp::Connection& one : fabric::tcp::connections())
+      all.push_back({.name = one.local + " " + one.peer,
+                     .record = "tcp " + (one.accepted ? one.local : one.peer),
+                     .type = spec::HistoryNetwork::tcp,
+                     .sent = one.sent,
+                     .again = one.again,
+                     .dropped = 0,
+                     .damaged = 0,
+                     .congested = 0,
+                     .rtt_us = one.rtt_us});
+    return all;
+  };
+  sources.temperatures = [] { return history::disk_temperatures({}); };
+  return sources;
+}
+
+}  // namespace
 
 App::App(Options options) : options_(std::move(options)), random_(Random::from_system()) {}
 
@@ -107,10 +132,22 @@ void App::keep(std::string type, std::string object, std::string text) {
 
 void App::start_sampling() {
   history::Sampler::Hooks hooks;
-  if (archive_ != nullptr)
+  if (archive_ != nullptr) {
     hooks.record = [this](history::Series series, spec::HistoryRecord record) {
       archive_->add(series, std::move(record));
     };
+    machine_look_ = std::make_unique<history::MachineLook>(machine_sources(), hooks.record);
+    hooks.machine = [this](uint64_t now_ms, uint64_t span_ms, uint64_t minute_ms) {
+      std::vector<history::DiskTemperature> temperatures;
+      if (minute_ms > 0)
+        for (const Layer& layer : layers_)
+          if (layer.temperatures) layer.temperatures(temperatures);
+      archive_->do_beside([look = machine_look_.get(), now_ms, span_ms, minute_ms, temperatures] {
+        look->look(now_ms, span_ms);
+        if (minute_ms > 0) look->end_minute(now_ms, minute_ms, temperatures);
+      });
+    };
+  }
   hooks.states = [this](std::vector<history::ObjectState>& states) {
     for (const Layer& layer : layers_)
       if (layer.states) layer.states(states);

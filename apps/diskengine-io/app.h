@@ -14,6 +14,7 @@
 
 #include "block/registry.h"
 #include "history/archive.h"
+#include "history/machine.h"
 #include "history/sampler.h"
 #include "layers.h"
 #include "options.h"
@@ -67,6 +68,7 @@ class App {
 
   Options options_;
   Random random_;
+  std::unique_ptr<history::MachineLook> machine_look_;       // the archive's thread uses it
   std::unique_ptr<history::Archive> archive_;                // nullptr: no history
   std::vector<std::unique_ptr<trace::Recorder>> recorders_;  // one for each reactor
   std::vector<std::unique_ptr<Reactor>> reactors_;

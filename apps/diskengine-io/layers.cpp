@@ -59,6 +59,12 @@ struct NvmeHost {
   nvme::HostManager manager;
 };
 
+// 0: it is not told.
+uint32_t celsius_of(uint16_t kelvin) {
+  constexpr uint16_t kZeroCelsius = 273;
+  return kelvin > kZeroCelsius ? kelvin - uint32_t{kZeroCelsius} : 0;
+}
+
 Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions) {
   auto host = std::make_shared<NvmeHost>(context, std::move(regions));
   host->manager.set_health_watcher([&events = context.events](const std::string& name, const std::string& what) {
@@ -70,6 +76,15 @@ Layer nvme_host(const LayerContext& context, std::shared_ptr<DmaRegions> regions
   layer.add_methods = [host, reactors = context.reactors, &devices = context.devices](rpc::MethodTable& methods) {
     rpc::add_bdev_nvme_methods(methods, host->manager, reactors);
     rpc::add_health_methods(methods, devices, host->manager);
+  };
+  layer.temperatures = [host](std::vector<history::DiskTemperature>& temperatures) {
+    for (const auto& controller : host->manager.all()) {
+      const uint32_t celsius = celsius_of(controller->temperature_k());
+      if (celsius > 0)
+        temperatures.push_back(
+            {controller->options().name, celsius, celsius_of(controller->identity().warning_temperature_k)});
+      controller->read_temperature();
+    }
   };
   layer.states = [host](std::vector<history::ObjectState>& states) {
     for (const auto& controller : host->manager.all())

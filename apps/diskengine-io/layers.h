@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "block/registry.h"
+#include "history/machine.h"
 #include "history/states.h"
 #include "rpc/device_events.h"
 #include "rpc/examination.h"
@@ -43,6 +44,8 @@ struct Layer {
   std::function<std::vector<std::string>()> config_calls;
   // Adds what is not as it is most of the time (paths that are down, rebuilds), for the history.
   std::function<void(std::vector<history::ObjectState>&)> states;
+  // Adds how hot its disks are, as far as it knows, and finds that out anew for the next time, for the history.
+  std::function<void(std::vector<history::DiskTemperature>&)> temperatures;
   // How many devices it is examining now (for superblocks and the like).
   std::function<uint64_t()> examining;
   // The process does not end because something is waited for that may never come: what waits so fails. Said again and

@@ -35,7 +35,7 @@ std::string text_of(const uint8_t* from, size_t room) {
 Error corrupt(const char* what) { return {Errc::corrupt, std::string("history: ") + what}; }
 
 bool is_known(uint16_t kind) noexcept {
-  return kind >= static_cast<uint16_t>(HistoryKind::device) && kind <= static_cast<uint16_t>(HistoryKind::event);
+  return kind >= static_cast<uint16_t>(HistoryKind::device) && kind <= static_cast<uint16_t>(HistoryKind::temperature);
 }
 
 }  // namespace

@@ -58,8 +58,11 @@ enum class HistoryKind : uint16_t {
   device = 1,  // a device's I/O; detail: trace::Layer
   stages = 2,  // where the time of a root's traced I/O went; detail: trace::Layer
   reactor = 3,
-  event = 4,  // detail: HistoryPhase
+  event = 4,        // detail: HistoryPhase
+  network = 5,      // what a network said; detail: HistoryNetwork
+  temperature = 6,  // of a disk
 };
+enum class HistoryNetwork : uint16_t { tcp, interface, rdma };
 enum class HistoryPhase : uint16_t { moment, began, ended };
 
 // What stands in `values` of a device, in this order; latencies in microseconds.
@@ -84,6 +87,18 @@ enum HistoryDeviceValue : unsigned {
 enum HistoryStagesValue : unsigned { kHistoryTraced, kHistoryTotalP50, kHistoryTotalP99, kHistoryFirstStage };
 // Of a reactor, in thousandths of the time.
 enum HistoryReactorValue : unsigned { kHistoryBusy, kHistorySpinning, kHistoryAsleep };
+// Of a network, in some time. Segments or packets; what a kind of network does not tell is 0.
+enum HistoryNetworkValue : unsigned {
+  kHistoryConnections,
+  kHistorySent,
+  kHistoryAgain,      // sent a second time
+  kHistoryDropped,    // for want of room
+  kHistoryDamaged,    // with errors, and links that were lost
+  kHistoryCongested,  // notes of congestion, and times that a sender had to wait
+  kHistoryRttUs,      // the longest of its connections', smoothed
+};
+// Of a disk, in degrees Celsius.
+enum HistoryTemperatureValue : unsigned { kHistoryCelsius, kHistoryWarningCelsius };  // 0: it does not warn
 
 struct HistoryRecord {
   uint64_t sequence = 0;

@@ -44,6 +44,20 @@ TEST(History, WhatIsWrittenIsReadBack) {
   }
 }
 
+TEST(History, EveryKindIsReadBackAndALaterOneIsRefused) {
+  Page page;
+  HistoryRecord record = sample();
+  for (const HistoryKind kind : {HistoryKind::device, HistoryKind::stages, HistoryKind::reactor, HistoryKind::network,
+                                 HistoryKind::temperature}) {
+    record.kind = kind;
+    encode(record, page.span());
+    EXPECT_EQ(decode_history_record(page.span()).value(), record);
+  }
+  record.kind = static_cast<HistoryKind>(7);
+  encode(record, page.span());
+  EXPECT_FALSE(decode_history_record(page.span()));
+}
+
 TEST(History, FieldsLieWhereThePageOfTheFormatSays) {
   Page page;
   encode_history_header(12, page.span());

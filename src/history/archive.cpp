@@ -88,21 +88,33 @@ Result<void> Archive::read(Query query, std::function<void(Result<Found>)> done)
   return {};
 }
 
+bool Archive::do_beside(std::function<void()> job) {
+  {
+    std::lock_guard lock(mutex_);
+    if (ending_ || job_) return false;
+    job_ = std::move(job);
+  }
+  wake_.notify_one();
+  return true;
+}
+
 void Archive::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return ending_ || waiting_count_ > 0 || !reads_.empty(); });
+    wake_.wait(lock, [this] { return ending_ || waiting_count_ > 0 || !reads_.empty() || job_; });
     std::array<std::vector<HistoryRecord>, kSeries> records;
     std::swap(records, waiting_);
     waiting_count_ = 0;
     std::deque<Read> reads;
     std::swap(reads, reads_);
+    const std::function<void()> job = std::exchange(job_, nullptr);
     const bool ending = ending_;
     lock.unlock();
+    if (job) job();
     write(records);
     for (const Read& read : reads) read.done(find(read.query));
     lock.lock();
-    if (ending && waiting_count_ == 0 && reads_.empty()) return;
+    if (ending && waiting_count_ == 0 && reads_.empty() && !job_) return;
   }
 }
 
@@ -123,6 +135,7 @@ Result<Found> Archive::find(const Query& query) const {
     if (record.end_ms + kSlackMs < query.since_ms) return false;
     if (record.end_ms < query.since_ms || record.end_ms > query.until_ms) return true;
     if (!query.name.empty() && record.name != query.name) return true;
+    if (query.kind && record.kind != *query.kind) return true;
     if (found.records.size() >= query.limit) {
       found.cut = true;
       return false;

@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -31,8 +32,9 @@ struct Query {
   Series series = Series::seconds;
   uint64_t since_ms = 0;  // since 1970 UTC
   uint64_t until_ms = UINT64_MAX;
-  std::string name;  // only records of this object; empty: all
-  size_t limit = 0;  // records; the newest are taken
+  std::string name;                                      // only records of this object; empty: all
+  std::optional<spec::HistoryKind> kind = std::nullopt;  // only of this kind
+  size_t limit = 0;                                      // records; the newest are taken
 };
 struct Found {
   std::vector<spec::HistoryRecord> records;  // in order
@@ -57,6 +59,10 @@ class Archive {
   // Errc::busy at once if kReadsMax are under way; else by `done`.
   Result<void> read(Query query, std::function<void(Result<Found>)> done);
 
+  // Has the archive's thread do it, before it writes and reads again: for what would keep a reactor. One at a time
+  // waits; false, and it is not done, if one does already. What it is done with outlives the archive.
+  bool do_beside(std::function<void()> job);
+
   const std::string& directory() const noexcept { return directory_; }
   uint64_t dropped() const noexcept { return dropped_.load(std::memory_order_relaxed); }
 
@@ -80,6 +86,7 @@ class Archive {
   std::array<std::vector<spec::HistoryRecord>, kSeries> waiting_;
   size_t waiting_count_ = 0;
   std::deque<Read> reads_;
+  std::function<void()> job_;
   bool ending_ = false;
   std::thread thread_;
 };

@@ -119,6 +119,10 @@ TEST_F(HistoryFiles, AWindowOfOneObjectIsFound) {
   ASSERT_EQ(found.records.size(), 2U);
   EXPECT_EQ(found.records.back().end_ms, 8'000U);
   EXPECT_TRUE(found.cut);
+  query.kind = HistoryKind::reactor;
+  EXPECT_TRUE(read(query).records.empty());
+  query.kind = HistoryKind::device;
+  EXPECT_EQ(read(query).records.size(), 2U);
   query.series = Series::events;
   EXPECT_TRUE(read(query).records.empty());
 }
@@ -127,6 +131,24 @@ TEST_F(HistoryFiles, WhatWasAddedBeforeTheEndIsWritten) {
   { std::move(Archive::open(directory)).value()->add(Series::events, record(5)); }
   Ring ring = std::move(Ring::open(directory + "/history-events", Archive::kCapacity[2])).value();
   EXPECT_EQ(times(ring), std::vector<uint64_t>{5});
+}
+
+TEST_F(HistoryFiles, OneJobAtATimeIsDoneBesideWritingAndWhatItAddsIsKept) {
+  std::promise<void> begun, go;
+  {
+    const auto archive = std::move(Archive::open(directory)).value();
+    EXPECT_TRUE(archive->do_beside([&] {
+      begun.set_value();
+      go.get_future().wait();
+      archive->add(Series::events, record(7));
+    }));
+    begun.get_future().wait();
+    EXPECT_TRUE(archive->do_beside([&] { archive->add(Series::events, record(8)); }));  // waits for the first
+    EXPECT_FALSE(archive->do_beside([] { FAIL(); }));
+    go.set_value();
+  }
+  Ring ring = std::move(Ring::open(directory + "/history-events", Archive::kCapacity[2])).value();
+  EXPECT_EQ(times(ring), (std::vector<uint64_t>{8, 7}));
 }
 
 TEST_F(HistoryFiles, ADirectoryThatOthersCanReachIntoIsRefused) {

@@ -104,7 +104,10 @@ Task<void> Sampler::sample() {
   }
   std::erase_if(device_memory_, [](const auto& entry) { return !entry.second.seen; });
   note_states(std::move(states));
-  if (++looks_ >= kSecondsPerMinute) end_minute();
+  const bool is_minute = ++looks_ >= kSecondsPerMinute;
+  if (hooks_.machine)
+    hooks_.machine(now_ms_, now_ms_ - last_ms_, is_minute && now_ms_ > minute_ms_ ? now_ms_ - minute_ms_ : 0);
+  if (is_minute) end_minute();
   last_ms_ = now_ms_;
 }
 

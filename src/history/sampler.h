@@ -36,6 +36,9 @@ class Sampler {
   struct Hooks {
     // Where records go; empty: nowhere.
     std::function<void(Series, spec::HistoryRecord)> record;
+    // Looks at the machine, which must not keep this reactor: each second, and with the length of a minute (else 0) at
+    // its end. Empty: nobody does.
+    std::function<void(uint64_t now_ms, uint64_t span_ms, uint64_t minute_ms)> machine;
     // Adds what is not as it is most of the time. Empty: nothing is known.
     std::function<void(std::vector<ObjectState>&)> states;
     // A device of this name has requests that are stuck, or has none any more.

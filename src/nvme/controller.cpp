@@ -334,6 +334,20 @@ Task<Result<spec::SmartLog>> Controller::read_health() {
   co_return log;
 }
 
+void Controller::read_temperature() {
+  if (options_.address.transport != "PCIe" || reading_temperature_) return;
+  reading_temperature_ = true;
+  spawn(refresh_temperature());
+}
+
+Task<void> Controller::refresh_temperature() {
+  std::shared_ptr<Controller> self = shared_from_this();
+  Task<Result<spec::SmartLog>> reading = read_health();
+  Result<spec::SmartLog> log = co_await reading;
+  temperature_k_ = log ? log->temperature_k() : uint16_t{0};
+  reading_temperature_ = false;
+}
+
 Task<Result<std::vector<spec::ErrorLogEntry>>> Controller::read_errors() {
   std::shared_ptr<Controller> self = shared_from_this();
   Gate::Pass pass(gate_);

@@ -64,6 +64,11 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   void end_waits();
   // The SMART log, while it is enabled.
   Task<Result<spec::SmartLog>> read_health();
+  // How hot its disk was when that was last read, in kelvin; 0: it is not known. Only of disks of this machine: targets
+  // keep it to themselves.
+  uint16_t temperature_k() const noexcept { return temperature_k_; }
+  // Has it read anew, unless that is under way.
+  void read_temperature();
   // The entries of the error log that are in use, newest first.
   Task<Result<std::vector<spec::ErrorLogEntry>>> read_errors();
 
@@ -107,6 +112,7 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   static constexpr uint64_t kEventPauseNs = 200'000'000;
   Task<void> report_health();
   Task<void> report_error();
+  Task<void> refresh_temperature();
   Task<void> rescan();
   Task<void> send_abort(uint16_t queue_id, uint16_t cid);
   void connect_link(const std::shared_ptr<QueueLink>& link);
@@ -139,6 +145,8 @@ class Controller final : public std::enable_shared_from_this<Controller> {
   bool rescan_again_ = false;
   bool reading_health_ = false;
   bool reading_errors_ = false;
+  bool reading_temperature_ = false;
+  uint16_t temperature_k_ = 0;
   uint8_t told_warning_ = 0;  // SmartLog::critical_warning
   bool rescanning_ = false;
   uint64_t lost_ns_ = 0;

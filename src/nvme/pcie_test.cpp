@@ -428,6 +428,21 @@ TEST_F(PcieTest, HealthAndErrorsAreRead) {
   EXPECT_EQ(log->media_errors.low, 5u);
 }
 
+TEST_F(PcieTest, ItsTemperatureIsThatOfTheLastReading) {
+  sim_.health.set_temperature_k(311);
+  attach();
+  const std::shared_ptr<Controller> controller = *manager_.find("NvmeDisk1");
+  EXPECT_EQ(controller->temperature_k(), 0);
+  on_reactor([&] {
+    controller->read_temperature();
+    controller->read_temperature();  // under way
+  });
+  until([&] { return controller->temperature_k() == 311; });
+  sim_.health.set_temperature_k(355);
+  on_reactor([&] { controller->read_temperature(); });
+  until([&] { return controller->temperature_k() == 355; });
+}
+
 TEST_F(PcieTest, ADiskThatSaysItIsNotWellIsReportedOnceForEachChange) {
   std::vector<std::string> told;
   manager_.set_health_watcher([&](const std::string& name, const std::string& what) { told.push_back(name + what); });

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "history/states.h"
@@ -81,6 +82,30 @@ void put_stages(json::object& out, const HistoryRecord& record) {
   out["stages"] = std::move(stages);
 }
 
+std::string_view name_of(spec::HistoryNetwork type) noexcept {
+  switch (type) {
+    case spec::HistoryNetwork::tcp:
+      return "tcp";
+    case spec::HistoryNetwork::interface:
+      return "interface";
+    case spec::HistoryNetwork::rdma:
+      return "rdma";
+  }
+  return "other";
+}
+
+void put_network(json::object& out, const HistoryRecord& record) {
+  const auto& values = record.values;
+  out["type"] = text(name_of(static_cast<spec::HistoryNetwork>(record.detail)));
+  out["connections"] = values[spec::kHistoryConnections];
+  out["sent"] = values[spec::kHistorySent];
+  out["again"] = values[spec::kHistoryAgain];
+  out["dropped"] = values[spec::kHistoryDropped];
+  out["damaged"] = values[spec::kHistoryDamaged];
+  out["congested"] = values[spec::kHistoryCongested];
+  out["rtt_us"] = values[spec::kHistoryRttUs];
+}
+
 json::object describe(const HistoryRecord& record) {
   json::object out{{"end_ms", record.end_ms}, {"span_ms", record.span_ms}, {"name", record.name}};
   switch (record.kind) {
@@ -98,6 +123,15 @@ json::object describe(const HistoryRecord& record) {
       out["spinning_percent"] = record.values[spec::kHistorySpinning] / 10.0;
       out["asleep_percent"] = record.values[spec::kHistoryAsleep] / 10.0;
       break;
+    case HistoryKind::network:
+      out["kind"] = "network";
+      put_network(out, record);
+      break;
+    case HistoryKind::temperature:
+      out["kind"] = "temperature";
+      out["celsius"] = record.values[spec::kHistoryCelsius];
+      out["warning_celsius"] = record.values[spec::kHistoryWarningCelsius];
+      break;
     case HistoryKind::event:
       out["kind"] = "event";
       out["type"] = record.type;
@@ -112,6 +146,16 @@ Series series_named(const std::string& name) {
   return name == "minutes" ? Series::minutes : name == "events" ? Series::events : Series::seconds;
 }
 
+std::optional<HistoryKind> kind_named(const std::string& name) {
+  if (name == "device") return HistoryKind::device;
+  if (name == "stages") return HistoryKind::stages;
+  if (name == "reactor") return HistoryKind::reactor;
+  if (name == "event") return HistoryKind::event;
+  if (name == "network") return HistoryKind::network;
+  if (name == "temperature") return HistoryKind::temperature;
+  return std::nullopt;
+}
+
 Task<Reply> get(Archive* archive, json::object params) {
   if (archive == nullptr)
     co_return Error(Errc::not_supported, "this process keeps no history: it was started with --no-history");
@@ -122,6 +166,7 @@ Task<Reply> get(Archive* archive, json::object params) {
   query.since_ms = uint_param_or(params, "since_ms", now_ms > 3600 * kMsPerSecond ? now_ms - 3600 * kMsPerSecond : 0);
   query.until_ms = uint_param_or(params, "until_ms", UINT64_MAX);
   query.name = text_param_or(params, "name", "");
+  query.kind = kind_named(text_param_or(params, "kind", ""));
   query.limit = uint_param(params, "limit");
   OneShot<Result<Found>> read(home);
   const Result<void> begun = archive->read(std::move(query), [&read, &home](Result<Found> found) {

@@ -6,6 +6,8 @@ import unittest
 
 from diskengine_test import TestCase, wait_until
 from diskengine_test.control import MIB, Fleet
+from diskengine_test.far import FarMachine
+from diskengine_test.faults import in_namespace
 
 SPIKES = 9
 FOUND = 6  # at least: a busy machine hides some
@@ -20,11 +22,19 @@ by_hand = unittest.skipUnless(os.environ.get("DISKENGINE_FAULTS") == "all", "wit
 class DoctorLatency(TestCase):
     TEST_TIMEOUT_S = 180
     # Small ones, of which little is copied each time.
-    SIZES = {"test_a_snapshot_schedule_is_named": "8MiB", "test_rebuilds_are_named": "8MiB"}
+    SIZES = {"test_a_snapshot_schedule_is_named": "4MiB", "test_rebuilds_are_named": "8MiB"}
 
     def setUp(self):
         super().setUp()
-        self.fleet = Fleet(self).start()
+        far = "network" in self._testMethodName
+        if far and not in_namespace():
+            self.skipTest("losing what is sent needs a network of its own")
+        if far:
+            self.far = FarMachine(self)
+            self.fleet = Fleet(self, addresses=(FarMachine.ADDRESS, "127.0.0.1"), prefixes={"s1": self.far.prefix})
+        else:
+            self.fleet = Fleet(self)
+        self.fleet.start()
         self.fleet.volume(size=self.SIZES.get(self._testMethodName, "64MiB"))
 
     def disk_delay(self, node, us, op="write"):
@@ -79,7 +89,7 @@ class DoctorLatency(TestCase):
         lvol = self.fleet.replica("s2")["lvol"]
         names = iter(f"schedule{number}" for number in range(100))
         time.sleep(3)  # until every cluster is there
-        self.disk_delay("s2", 100_000)
+        self.disk_delay("s2", 40_000)
         time.sleep(12)
         self.every(8, 5, lambda: self.fleet.rpc("s2").bdev_lvol_snapshot(lvol_name=lvol, snapshot_name=next(names)))
         found, likely = self.doctor()
@@ -121,6 +131,38 @@ class DoctorLatency(TestCase):
         self.every(8, 5, rebuild)
         found, likely = self.doctor()
         self.assertIn(("rebuild", ""), likely, found)
+
+    def test_what_the_network_loses_is_recorded_at_the_host_and_the_target(self):
+        self.load()
+
+        def records(node):
+            got = self.fleet.rpc(node).diskengine_history_get(kind="network", name=self.connections())
+            return [record for record in got["records"] if record["type"] == "tcp"]
+
+        for node in ("c1", "s1"):
+            wait_until(lambda node=node: len(records(node)) > 1, 10, f"{node} to record its connections")
+            self.assertGreater(max(record["rtt_us"] for record in records(node)), 0)
+        self.lose_for(0.5)
+        wait_until(lambda: sum(one["again"] for node in ("c1", "s1") for one in records(node)), 10, "segments sent again")
+
+    def connections(self):
+        return f"tcp {FarMachine.ADDRESS}:{self.fleet.ports['s1']}"
+
+    def lose_for(self, seconds):
+        self.far.lose(True)
+        time.sleep(seconds)
+        self.far.lose(False)
+
+    @by_hand
+    def test_a_network_that_loses_what_is_sent_is_named(self):
+        """For less than it takes to notice it, and TCP sends again what was on its way."""
+        self.load()
+        time.sleep(10)
+        self.every(8, 5, lambda: self.lose_for(0.5))
+        found, likely = self.doctor()
+        self.assertIn(("retransmissions", "s1"), likely, found)
+        self.assertIn((found["layers"][0]["layer"], found["layers"][0]["node"]), [("network", "s1")], found)
+        self.assertNotIn("network of c1", [gap["what"] for gap in found["not_looked_at"]])
 
     def test_a_steady_volume_and_one_that_did_nothing_are_not_accused(self):
         self.fleet.attach()

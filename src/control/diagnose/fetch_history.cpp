@@ -13,6 +13,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kSecondsUpToMs = 75 * 60 * 1000;
+constexpr uint32_t kMachineRecords = 50'000;
 constexpr const char* kMethod = "diskengine_history_get";
 
 class Fetch {
@@ -31,7 +32,6 @@ class Fetch {
     for (const ExpectedReplica& replica : path_.replicas) history_.controllers.push_back(replica.controller);
     std::stable_sort(history_.events.begin(), history_.events.end(),
                      [](const PastEvent& a, const PastEvent& b) { return a.end_ms < b.end_ms; });
-    history_.gaps.push_back({"network and RDMA counters", "they are not recorded"});
     return std::move(history_);
   }
 
@@ -68,6 +68,7 @@ class Fetch {
       fetch_series(PastRole::lvol, node, replica.lvol, replica.base_bdev, *ahead);
       fetch_series(PastRole::disk, node, replica.disk_bdev, replica.base_bdev, *ahead);
     }
+    for (const char* kind : {"network", "temperature"}) fetch_machine(node, kind, *ahead);
     const Result<json::value> reactors = asker_.ask(node, "thread_get_stats", {});
     if (!reactors) return;
     json_read::for_each(json_read::member(*reactors, "threads"), [&](const json::value& thread) {
@@ -86,6 +87,39 @@ class Fetch {
     note_cut(*answer, node, name);
     history_.series.push_back(
         {.role = role, .node = node, .name = name, .leg = leg, .samples = read_samples(*answer, ahead_ms)});
+  }
+
+  // What its machine said. Of the connections only those to the volume's replicas, at either end.
+  void fetch_machine(const std::string& node, const std::string& kind, int64_t ahead_ms) {
+    json::object wanted = params(series_, {}, ahead_ms);
+    wanted["kind"] = kind;
+    wanted["limit"] = kMachineRecords;
+    const Result<json::value> answer = asker_.ask(node, kMethod, wanted);
+    if (!answer) {
+      history_.gaps.push_back({fmt::format("{} of {}", kind, node), "its data plane does not record it"});
+      return;
+    }
+    note_cut(*answer, node, kind);
+    for (PastSeries& series : read_machine(*answer, node, ahead_ms)) {
+      if (series.role == PastRole::connections) {
+        const ExpectedReplica* replica = replica_at(series.name);
+        if (replica == nullptr || (node != path_.compute_node && node != replica->node)) continue;
+        series.leg = replica->base_bdev;
+      }
+      history_.series.push_back(std::move(series));
+    }
+  }
+
+  // The replica whose node listens at the address that connections are named by.
+  const ExpectedReplica* replica_at(const std::string& connections) const {
+    for (const ExpectedReplica& replica : path_.replicas) {
+      const ExpectedNode* node = path_.node(replica.node);
+      if (node == nullptr || node->port.empty()) continue;
+      const bool is_v6 = node->address.find(':') != std::string::npos && !node->address.starts_with('[');
+      const std::string host = is_v6 ? "[" + node->address + "]" : node->address;
+      if (connections == fmt::format("tcp {}:{}", host, node->port)) return &replica;
+    }
+    return nullptr;
   }
 
   void note_cut(const json::value& answer, const std::string& node, const std::string& what) {

@@ -173,6 +173,81 @@ TEST(LatencyDoctor, ChanceIsNotTakenForAPeriod) {
   EXPECT_EQ(find_latency_causes(past.history).period_ms, 0);
 }
 
+TEST(LatencyDoctor, RetransmissionsWithTheSpikesAreTheNetwork) {
+  Past past;
+  past.add(PastRole::connections, "c1", "tcp 10.0.0.1:4420", 0);
+  past.add(PastRole::connections, "s1", "tcp 10.0.0.1:4420", 0);
+  for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
+    for (PastSeries& series : past.history.series)
+      if (series.role == PastRole::connections && series.node == "c1") past.at(series, second).again = 3;
+    past.slow(second, PastRole::leg);
+  }
+  const LatencyFinding finding = find_latency_causes(past.history);
+  ASSERT_EQ(finding.causes.size(), 1U);
+  EXPECT_EQ(finding.causes[0].suspect.code, "retransmissions");
+  EXPECT_EQ(finding.causes[0].suspect.node, "s1");
+  EXPECT_EQ(finding.causes[0].certainty, Certainty::certain);
+  EXPECT_NE(finding.causes[0].evidence[1].find("counted on c1"), std::string::npos);
+}
+
+TEST(LatencyDoctor, RetransmissionsToOneReplicaDoNotExplainADisk) {
+  Past past;
+  past.add(PastRole::connections, "c1", "tcp 10.0.0.1:4420", 0);
+  for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
+    past.at(past.series(PastRole::connections), second).again = 3;
+    past.slow(second, PastRole::disk);
+  }
+  const LatencyFinding finding = find_latency_causes(past.history);
+  EXPECT_EQ(find(finding, "retransmissions"), nullptr);
+  EXPECT_TRUE(excludes(finding, "retransmissions"));
+}
+
+TEST(LatencyDoctor, APortThatDropsIsLikelyAndNeverCertain) {
+  Past past;
+  past.add(PastRole::interface, "c1", "rdma mlx5_0/1", 0);
+  for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
+    past.at(past.series(PastRole::interface), second).lost = 12;
+    past.slow(second, PastRole::leg);
+  }
+  const LatencyFinding finding = find_latency_causes(past.history);
+  ASSERT_NE(find(finding, "network-errors"), nullptr);
+  EXPECT_EQ(find(finding, "network-errors")->certainty, Certainty::likely);
+  EXPECT_FALSE(is_certain_of_anything(finding));
+}
+
+TEST(LatencyDoctor, ADiskThatIsHotWithTheSpikesIsSaidSo) {
+  Past past;
+  past.add(PastRole::temperature, "s1", "nvme0", 0);
+  for (const int64_t second : {40, 133, 190, 333, 401, 550}) {
+    PastSample& sample = past.at(past.series(PastRole::temperature), second);
+    sample.celsius = 78;
+    sample.warning_celsius = 77;
+    past.slow(second, PastRole::disk);
+  }
+  const LatencyFinding finding = find_latency_causes(past.history);
+  ASSERT_NE(find(finding, "disk-health"), nullptr);
+  EXPECT_EQ(find(finding, "disk-health")->certainty, Certainty::likely);
+  EXPECT_NE(find(finding, "disk-health")->evidence[1].find("78 C"), std::string::npos);
+}
+
+TEST(LatencyDoctor, WhatMachinesSaidIsReadForEachNameByItself) {
+  const boost::json::value answer = boost::json::parse(
+      R"({"records":[{"kind":"network","type":"tcp","name":"tcp 10.0.0.1:4420","end_ms":2000,"span_ms":1000,"sent":9,"again":2},
+          {"kind":"network","type":"rdma","name":"rdma rxe0/1","end_ms":2000,"span_ms":1000,"dropped":1,"damaged":4},
+          {"kind":"temperature","name":"nvme0","end_ms":2000,"span_ms":60000,"celsius":41,"warning_celsius":"x"},
+          {"kind":"device","name":"d"},{"kind":"network","type":"tcp","name":"tcp 10.0.0.1:4420","end_ms":3000}, 7]})");
+  const std::vector<PastSeries> all = read_machine(answer, "s1", 500);
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_EQ(all[0].role, PastRole::temperature);
+  EXPECT_EQ(all[0].samples[0].celsius, 41);
+  EXPECT_EQ(all[1].role, PastRole::interface);
+  EXPECT_EQ(all[1].samples[0].lost, 5);
+  EXPECT_EQ(all[2].role, PastRole::connections);
+  ASSERT_EQ(all[2].samples.size(), 2U);
+  EXPECT_EQ(all[2].samples[0].again, 2);
+  EXPECT_EQ(all[2].samples[0].end_ms, 1'500);
+}
+
 TEST(LatencyDoctor, NeighboursAreSeenByWhatTheDiskDoesForOthers) {
   Past past;
   for (const int64_t second : {40, 133, 190, 333, 401, 550}) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <map>
+#include <optional>
 
 #include "control/dataplane/json_read.h"
 
@@ -22,6 +23,10 @@ double number(const json::value& record, std::string_view name) {
   return found != nullptr && found->is_number() ? found->to_number<double>() : 0;
 }
 
+int64_t span_of(const json::value& record) {
+  return std::clamp<int64_t>(json_read::integer(record, "span_ms"), 0, 3'600'000);
+}
+
 void add_device(const json::value& record, PastSample* sample) {
   sample->ops = number(record, "reads") + number(record, "writes") + number(record, "others");
   sample->kib = number(record, "read_kib") + number(record, "write_kib");
@@ -38,6 +43,13 @@ void add_stages(const json::value& record, PastSample* sample) {
   });
 }
 
+std::optional<PastRole> role_of(const json::value& record) {
+  const std::string kind = json_read::text(record, "kind");
+  if (kind == "temperature") return PastRole::temperature;
+  if (kind != "network") return std::nullopt;
+  return json_read::text(record, "type") == "tcp" ? PastRole::connections : PastRole::interface;
+}
+
 }  // namespace
 
 std::vector<PastSample> read_samples(const json::value& answer, int64_t ahead_ms) {
@@ -47,7 +59,7 @@ std::vector<PastSample> read_samples(const json::value& answer, int64_t ahead_ms
     const int64_t end_ms = json_read::integer(record, "end_ms") - ahead_ms;
     PastSample& sample = by_time[end_ms];
     sample.end_ms = end_ms;
-    sample.span_ms = std::clamp<int64_t>(json_read::integer(record, "span_ms"), 0, 3'600'000);
+    sample.span_ms = span_of(record);
     if (kind == "device") add_device(record, &sample);
     if (kind == "stages") add_stages(record, &sample);
     if (kind == "reactor") sample.busy_percent = number(record, "busy_percent");
@@ -55,6 +67,31 @@ std::vector<PastSample> read_samples(const json::value& answer, int64_t ahead_ms
   std::vector<PastSample> samples;
   for (const auto& [end_ms, sample] : by_time) samples.push_back(sample);
   return samples;
+}
+
+std::vector<PastSeries> read_machine(const json::value& answer, const std::string& node, int64_t ahead_ms) {
+  std::map<std::string, PastSeries> by_name;
+  json_read::for_each(json_read::member(answer, "records"), [&](const json::value& record) {
+    const std::optional<PastRole> role = role_of(record);
+    if (!role) return;
+    const std::string name = json_read::text(record, "name");
+    PastSeries& series = by_name[name];
+    series.role = *role;
+    series.node = node;
+    series.name = name;
+    PastSample sample;
+    sample.end_ms = json_read::integer(record, "end_ms") - ahead_ms;
+    sample.span_ms = span_of(record);
+    sample.sent = number(record, "sent");
+    sample.again = number(record, "again");
+    sample.lost = number(record, "dropped") + number(record, "damaged");
+    sample.celsius = number(record, "celsius");
+    sample.warning_celsius = number(record, "warning_celsius");
+    series.samples.push_back(sample);
+  });
+  std::vector<PastSeries> all;
+  for (auto& [name, series] : by_name) all.push_back(std::move(series));
+  return all;
 }
 
 std::vector<PastEvent> read_events(const json::value& answer, const std::string& node, int64_t ahead_ms) {

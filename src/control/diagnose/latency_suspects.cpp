@@ -13,6 +13,7 @@ namespace {
 constexpr double kBusyPercent = 90;
 constexpr double kNeighbourShare = 0.5;  // of a disk's I/O that is not this volume's
 constexpr double kAllocateUs = 500;
+constexpr double kHotCelsius = 70;  // of disks that do not say themselves from which on they warn
 constexpr int64_t kEventSlackMs = 2'000;
 
 using Wanted = std::function<bool(const PastEvent&)>;
@@ -233,11 +234,14 @@ Suspect neighbours(const LatencyHistory& history, const PastSeries& disk) {
   return suspect;
 }
 
+bool is_compute_node(const LatencyHistory& history, const std::string& node) {
+  return std::any_of(history.series.begin(), history.series.end(),
+                     [&](const PastSeries& series) { return series.role == PastRole::volume && series.node == node; });
+}
+
 // The one of the compute node makes everything slow as the mirror sees it, but no lvol or disk of another machine.
 Suspect saturated_reactor(const LatencyHistory& history, const PastSeries& reactor) {
-  const bool is_compute = std::any_of(history.series.begin(), history.series.end(), [&](const PastSeries& series) {
-    return series.role == PastRole::volume && series.node == reactor.node;
-  });
+  const bool is_compute = is_compute_node(history, reactor.node);
   Suspect suspect{.code = "reactor-saturated",
                   .layer = "reactor",
                   .node = reactor.node,
@@ -254,6 +258,63 @@ Suspect saturated_reactor(const LatencyHistory& history, const PastSeries& react
                                                : std::string();
   });
   return suspect;
+}
+
+// Of the connections to a replica, as either end counted them.
+Suspect retransmissions(const LatencyHistory& history, const PastSeries& lvol) {
+  Suspect suspect{.code = "retransmissions",
+                  .layer = "network",
+                  .node = lvol.node,
+                  .summary = fmt::format("the network lost what was on its way between the mirror and {}", lvol.node),
+                  .next = "look at cables, switches and their queues between the two; ethtool -S, ss -ti",
+                  .fits = {"network", "target"},
+                  .can_be_certain = true,
+                  .stretches = {}};
+  for (const PastSeries& series : history.series) {
+    if (series.role != PastRole::connections || series.leg != lvol.leg) continue;
+    for (Stretch& stretch : stretches_where(series, [&](const PastSample& sample) {
+           return sample.again > 0 ? fmt::format("{:.0f} segments were sent again, of {:.0f}, counted on {} ({})",
+                                                 sample.again, sample.sent, series.node, series.name)
+                                   : std::string();
+         }))
+      suspect.stretches.push_back(std::move(stretch));
+  }
+  std::sort(suspect.stretches.begin(), suspect.stretches.end(),
+            [](const Stretch& a, const Stretch& b) { return a.begin_ms < b.begin_ms; });
+  return suspect;
+}
+
+Suspect network_errors(const LatencyHistory& history, const PastSeries& interface) {
+  return {
+      .code = "network-errors",
+      .layer = "network",
+      .node = interface.node,
+      .summary = fmt::format("{} of {} dropped, damaged or repeated what it carried", interface.name, interface.node),
+      .next = "ethtool -S, or the port's counters in /sys/class/infiniband",
+      .fits = {"network", "target"},
+      .can_be_certain = false,
+      .fits_elsewhere = is_compute_node(history, interface.node),
+      .stretches = stretches_where(interface, [&](const PastSample& sample) {
+        return sample.again + sample.lost > 0 ? fmt::format("{}: {:.0f} dropped or damaged, {:.0f} sent again",
+                                                            interface.name, sample.lost, sample.again)
+                                              : std::string();
+      })};
+}
+
+Suspect hot_disk(const PastSeries& disk) {
+  return {.code = "disk-health",
+          .layer = "disk",
+          .node = disk.node,
+          .summary = fmt::format("the disk {} of {} was so hot that it slows itself down", disk.name, disk.node),
+          .next = "cool it: air flow, its heat sink, less load",
+          .fits = {"disk"},
+          .can_be_certain = false,
+          .stretches = stretches_where(disk, [&](const PastSample& sample) {
+            const double limit = sample.warning_celsius > 0 ? sample.warning_celsius : kHotCelsius;
+            return sample.celsius >= limit
+                       ? fmt::format("{} had {:.0f} C, and warns from {:.0f} on", disk.name, sample.celsius, limit)
+                       : std::string();
+          })};
 }
 
 std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
@@ -275,6 +336,9 @@ std::vector<Suspect> suspects_in_samples(const LatencyHistory& history) {
                                        : std::string();
                           })});
     if (series.role == PastRole::disk) suspects.push_back(neighbours(history, series));
+    if (series.role == PastRole::lvol) suspects.push_back(retransmissions(history, series));
+    if (series.role == PastRole::interface) suspects.push_back(network_errors(history, series));
+    if (series.role == PastRole::temperature) suspects.push_back(hot_disk(series));
   }
   return suspects;
 }

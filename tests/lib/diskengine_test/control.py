@@ -21,8 +21,10 @@ class Fleet:
     one database, so that each can be lost alone. Every storage node's disk is a file under an error and a delay device,
     so that it can be told to misbehave: RPC names `EE_raw` and `NvmeDisk<id>n1`."""
 
-    def __init__(self, case, disk_bytes=256 * MIB, addresses=("127.0.0.1", "127.0.0.1")):
+    def __init__(self, case, disk_bytes=256 * MIB, addresses=("127.0.0.1", "127.0.0.1"), prefixes=None):
+        """`prefixes`: by node, the command that becomes its data plane, such as nsenter."""
         self.case = case
+        self.prefixes = prefixes or {}
         self.addresses = dict(zip(STORAGE, addresses))
         self.ports = {node: case.free_port() for node in STORAGE}
         self.disk_bytes = disk_bytes
@@ -44,8 +46,9 @@ class Fleet:
         return self
 
     def start_plane(self, node):
+        prefix = self.prefixes.get(node, ())
         core = hex(1 << (NODES.index(node) % os.cpu_count()))
-        self.planes[node] = self.case.track(DataPlane(self.case.directory, node, core_mask=core))
+        self.planes[node] = self.case.track(DataPlane(self.case.directory, node, core_mask=core, prefix=prefix))
         return self.planes[node]
 
     def _make_disk(self, node):
