@@ -6,8 +6,9 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 
-from diskengine_test import RpcClient, program, scaled
+from diskengine_test import ProcessFailed, RpcClient, program, scaled
 from diskengine_test.cluster import MIB, Cluster
 from diskengine_test.deadline import wait_until
 from diskengine_test.postgres import Postgres
@@ -18,6 +19,9 @@ DATABASE = "db"
 LATENCIES = ("avg_read", "p99_read", "avg_write", "p99_write")
 CLOCK_LIBRARY = "../test/libclock_jump.so"
 ASK_TIMEOUT_S = 1
+RESTART_S = 20
+RESTART_PAUSE_S = 0.2
+STILL_LOCKED = "was just killed and whose I/O has not ended"
 
 
 class Clocks:
@@ -71,8 +75,15 @@ class FaultCluster(Cluster):
                    "env": self.clocks.environment(f"plane-{node}")}
         if node in self.storage:
             options["extra_arguments"] = ["--json", self._disk_config(node)]
-        self.planes[node] = self.case.start_io(node, **options)
-        return self.planes[node]
+        until = time.monotonic() + RESTART_S
+        while True:  # as its supervisor does: what a killed one had under way may hold the disk's lock for a moment
+            try:
+                self.planes[node] = self.case.start_io(node, **options)
+                return self.planes[node]
+            except ProcessFailed as failure:
+                if STILL_LOCKED not in str(failure) or time.monotonic() > until:
+                    raise
+                time.sleep(RESTART_PAUSE_S)
 
     def disk_bdev(self, node):
         """What the control plane calls the first disk that was added, the second, and so on."""
