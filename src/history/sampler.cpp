@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace diskengine::history {
 namespace {
@@ -50,7 +51,7 @@ Sampler::~Sampler() = default;
 
 void Sampler::start() {
   Reactor& main = devices_.main_reactor();
-  last_ms_ = minute_ms_ = main.clock().wall_ns() / 1'000'000;
+  looked_at_ns_ = minute_ns_ = main.clock().now_ns();
   timer_.arm(main, kPeriodNs);
 }
 
@@ -72,8 +73,10 @@ void Sampler::tick() {
 }
 
 Task<void> Sampler::sample() {
-  now_ms_ = devices_.main_reactor().clock().wall_ns() / 1'000'000;
-  if (now_ms_ <= last_ms_) last_ms_ = now_ms_;  // the clock was set back
+  const Clock& clock = devices_.main_reactor().clock();
+  now_ms_ = clock.wall_ns() / 1'000'000;
+  const uint64_t now_ns = clock.now_ns();
+  span_ms_ = (now_ns - std::exchange(looked_at_ns_, now_ns)) / 1'000'000;
   std::vector<ObjectState> states;
   if (hooks_.states) hooks_.states(states);
   for (size_t i = 0; i < reactors_.size(); ++i) {
@@ -82,7 +85,7 @@ Task<void> Sampler::sample() {
   }
   for (const auto& [root, tally] : roots_second_) {
     if (tally.empty()) continue;
-    put(Series::seconds, tally.record(), root.first, root.second, now_ms_ - last_ms_);
+    put(Series::seconds, tally.record(), root.first, root.second, span_ms_);
     roots_minute_[root].add(tally);
   }
   roots_second_.clear();
@@ -105,10 +108,8 @@ Task<void> Sampler::sample() {
   std::erase_if(device_memory_, [](const auto& entry) { return !entry.second.seen; });
   note_states(std::move(states));
   const bool is_minute = ++looks_ >= kSecondsPerMinute;
-  if (hooks_.machine)
-    hooks_.machine(now_ms_, now_ms_ - last_ms_, is_minute && now_ms_ > minute_ms_ ? now_ms_ - minute_ms_ : 0);
+  if (hooks_.machine) hooks_.machine(now_ms_, span_ms_, is_minute ? (looked_at_ns_ - minute_ns_) / 1'000'000 : 0);
   if (is_minute) end_minute();
-  last_ms_ = now_ms_;
 }
 
 std::unique_ptr<Sampler::AskedDevice> Sampler::ask(Device& device) const {
@@ -141,7 +142,7 @@ Task<void> Sampler::sample_reactor(Reactor* reactor, ReactorMemory* memory) {
   // Nothing is said of reactors that slept.
   constexpr uint64_t kWorthPermille = 20;
   if ((ticks[0] + ticks[1]) * 1000 >= (ticks[0] + ticks[1] + ticks[2]) * kWorthPermille)
-    put(Series::seconds, reactor_record(ticks), reactor->name(), trace::Layer::other, now_ms_ - last_ms_);
+    put(Series::seconds, reactor_record(ticks), reactor->name(), trace::Layer::other, span_ms_);
 }
 
 void Sampler::note_device(const std::string& name, trace::Layer layer, const IoStats& stats,
@@ -160,7 +161,7 @@ void Sampler::note_device(const std::string& name, trace::Layer layer, const IoS
   HistoryRecord record = second.record();
   record.values[spec::kHistoryOutstanding] = saturated(count);
   record.values[spec::kHistoryOldestMs] = saturated(ms_of(oldest_ticks));
-  put(Series::seconds, std::move(record), name, layer, now_ms_ - last_ms_);
+  put(Series::seconds, std::move(record), name, layer, span_ms_);
 }
 
 void Sampler::note_stuck(const std::string& name, trace::Layer layer, const std::vector<Outstanding>& outstanding,
@@ -199,7 +200,7 @@ void Sampler::note_states(std::vector<ObjectState> states) {
 }
 
 void Sampler::end_minute() {
-  const uint64_t span_ms = now_ms_ > minute_ms_ ? now_ms_ - minute_ms_ : 0;
+  const uint64_t span_ms = (looked_at_ns_ - minute_ns_) / 1'000'000;
   for (auto& [name, memory] : device_memory_) {
     if (!memory.minute.empty()) put(Series::minutes, memory.minute.record(), name, memory.layer, span_ms);
     memory.minute = {};
@@ -211,7 +212,7 @@ void Sampler::end_minute() {
     put(Series::minutes, reactor_record(reactor_memory_[i].minute), reactors_[i]->name(), trace::Layer::other, span_ms);
     reactor_memory_[i].minute = {};
   }
-  minute_ms_ = now_ms_;
+  minute_ns_ = looked_at_ns_;
   looks_ = 0;
 }
 

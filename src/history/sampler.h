@@ -94,10 +94,11 @@ class Sampler {
   const Hooks hooks_;
   Timer timer_;
   Gate gate_;
-  uint64_t now_ms_ = 0;     // of the look under way, since 1970
-  uint64_t last_ms_ = 0;    // of the one before
-  uint64_t minute_ms_ = 0;  // when the minute under way began
-  unsigned looks_ = 0;      // in it
+  uint64_t now_ms_ = 0;        // of the look under way, since 1970
+  uint64_t span_ms_ = 0;       // since the look before, whatever was done to the time of day
+  uint64_t looked_at_ns_ = 0;  // the reactor's time of the last look
+  uint64_t minute_ns_ = 0;     // and when the minute under way began
+  unsigned looks_ = 0;         // in it
   std::map<std::string, DeviceMemory> device_memory_;
   std::vector<ReactorMemory> reactor_memory_;
   std::map<RootKey, StagesTally> roots_second_;
