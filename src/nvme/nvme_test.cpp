@@ -355,7 +355,7 @@ TEST_F(NvmeHostTest, AControllerLostForTooLongTakesItsDevicesAway) {
 }
 
 TEST_F(NvmeHostTest, AnOverdueCommandIsAborted) {
-  ASSERT_TRUE(manager_.set_options({.action_on_timeout = TimeoutAction::abort, .timeout_us = 50'000}));
+  ASSERT_TRUE(manager_.set_options({.action_on_timeout = TimeoutAction::abort, .timeout_us = 250'000}));
   attach();
   fake_.verdict = [&](const spec::Sqe&) { return Verdict::swallow; };
   EXPECT_EQ(run(Op::read, 0, 1).code, IoCode::canceled);
@@ -364,7 +364,7 @@ TEST_F(NvmeHostTest, AnOverdueCommandIsAborted) {
 }
 
 TEST_F(NvmeHostTest, ACommandThatCannotBeAbortedEndsWithItsConnectionAndIsTriedOnTheNext) {
-  ASSERT_TRUE(manager_.set_options({.action_on_timeout = TimeoutAction::abort, .timeout_us = 50'000}));
+  ASSERT_TRUE(manager_.set_options({.action_on_timeout = TimeoutAction::abort, .timeout_us = 250'000}));
   attach();
   fake_.abort_works = false;
   bool swallowed = false;
