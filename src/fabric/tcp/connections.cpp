@@ -99,7 +99,7 @@ std::vector<Connection> connections() {
   if (files == nullptr) return found;
   std::vector<uint16_t> ports;
   std::set<uint16_t> listening;
-  const LookAtOthersFiles looking;
+  [[maybe_unused]] const LookAtOthersFiles looking;
   while (const dirent* entry = readdir(files.get())) {
     char* end = nullptr;
     const long fd = std::strtol(entry->d_name, &end, 10);
