@@ -92,18 +92,23 @@ Task<void> Sampler::sample() {
   for (auto& [name, memory] : device_memory_) memory.seen = false;
   std::vector<std::shared_ptr<Device>> devices = devices_.all();
   if (devices.size() > kDevicesMax) devices.resize(kDevicesMax);
-  // All at once: answers take a turn of each reactor, and with a busy one that is long.
-  std::vector<std::unique_ptr<AskedDevice>> asked;
-  for (const std::shared_ptr<Device>& device : devices)
-    if (!device->removed()) asked.push_back(ask(*device));
-  devices.clear();  // one that goes away meanwhile need not wait for us
-  for (const std::unique_ptr<AskedDevice>& one : asked) {
-    OneShot<std::vector<Outstanding>>& waiting = one->outstanding;
-    OneShot<DeviceStats>& counted = one->stats;
-    const std::vector<Outstanding> outstanding = co_await waiting;
-    const DeviceStats stats = co_await counted;
-    note_device(one->name, one->layer, stats.total, outstanding);
-    note_stuck(one->name, one->layer, outstanding, &states);
+  // One that goes away meanwhile need not wait for us.
+  std::vector<std::weak_ptr<Device>> weak(devices.begin(), devices.end());
+  devices.clear();
+  // Several at once: answers take a turn of each reactor, and with a busy one that is long.
+  for (size_t begin = 0; begin < weak.size(); begin += kAskedAtOnce) {
+    std::vector<std::unique_ptr<AskedDevice>> asked;
+    for (size_t i = begin; i < std::min(weak.size(), begin + kAskedAtOnce); ++i)
+      if (const std::shared_ptr<Device> device = weak[i].lock(); device != nullptr && !device->removed())
+        asked.push_back(ask(*device));
+    for (const std::unique_ptr<AskedDevice>& one : asked) {
+      OneShot<std::vector<Outstanding>>& waiting = one->outstanding;
+      OneShot<DeviceStats>& counted = one->stats;
+      const std::vector<Outstanding> outstanding = co_await waiting;
+      const DeviceStats stats = co_await counted;
+      note_device(one->name, one->layer, stats.total, outstanding);
+      note_stuck(one->name, one->layer, outstanding, &states);
+    }
   }
   std::erase_if(device_memory_, [](const auto& entry) { return !entry.second.seen; });
   note_states(std::move(states));

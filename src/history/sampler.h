@@ -29,6 +29,7 @@ class Sampler {
   static constexpr unsigned kSecondsPerMinute = 60;
   static constexpr size_t kDevicesMax = 1024;  // further ones, in order of names, are left out
   static constexpr size_t kRootsMax = 256;     // of a reactor
+  static constexpr size_t kAskedAtOnce = 16;   // devices; what more answer would be as much memory to touch
 
   struct Options {
     uint64_t stuck_ms = 5'000;  // a request that is outstanding for longer is stuck; 0: none is

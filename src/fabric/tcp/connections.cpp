@@ -6,7 +6,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -66,11 +65,7 @@ std::optional<int> option(int fd, int name) {
   return value;
 }
 
-bool is_tcp(int fd) {
-  struct stat found = {};
-  if (fstat(fd, &found) != 0 || !S_ISSOCK(found.st_mode)) return false;
-  return option(fd, SO_PROTOCOL) == IPPROTO_TCP;
-}
+bool is_tcp(int fd) { return option(fd, SO_PROTOCOL) == IPPROTO_TCP; }
 
 std::optional<Connection> connection_of(int fd, uint16_t* local_port) {
   sockaddr_storage local = {}, peer = {};
