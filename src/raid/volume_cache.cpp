@@ -132,7 +132,7 @@ void Volume::find_lost_caches(const std::vector<spec::RaidDirtyLogHeader>& heade
   stopped_ = true;
   stop_reason_ =
       "every leg may have lost writes that were acknowledged and not flushed, while nobody served the volume";
-  LOG_ERROR("raid", "{}: stopped: {}", name_, stop_reason_);
+  LOG_ERROR("raid", "{}: stopped: {}: diskengine_raid_resume lets it go on", name_, stop_reason_);
 }
 
 bool Volume::lost_cache(const Slot& slot) const {
